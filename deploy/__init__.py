@@ -1,0 +1,1 @@
+"""Installing and deploying: detectron2, Prefect deployments."""

@@ -1,0 +1,1 @@
+"""Pixels to regions: Faster R-CNN with class and attribute heads on detectron2."""

@@ -1,0 +1,1 @@
+"""Corpora, frame sampling and decoding, region selection, extraction of one shard."""

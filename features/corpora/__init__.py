@@ -1,0 +1,1 @@
+"""Annotation formats to clips, one file per format."""

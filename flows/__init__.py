@@ -1,0 +1,1 @@
+"""The DAG: pipeline, stages, configuration, command line."""

@@ -1,0 +1,1 @@
+"""Bytes and identity: artifact records, fingerprints, manifests, stores, failure ledger, checkpoints."""

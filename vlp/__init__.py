@@ -1,0 +1,1 @@
+"""Models, alignment, losses, training loop, tasks, metrics, ranking, pictures."""

@@ -1,0 +1,1 @@
+"""Encoders of video regions and of text."""

@@ -1,0 +1,153 @@
+"""Building one step, without Prefect: ask storage whether it is done, otherwise do what is missing and commit."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flows.config import ExecutionSection
+from flows.dag import Dag, Step, StepRun
+from flows.progress import Progress
+from storage.artifact import Artifact, Workspace
+from storage.errors import LeaseHeldError
+from storage.ledger import LedgerRow, failed_rows
+from storage.shards import PartSet, ShardPlan
+
+# Seconds between two looks at work that another run holds.
+POLL_SECONDS = 1.0
+
+
+class StageFailedError(RuntimeError):
+    """A stage that cannot be completed; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A step's artifact and how it came about."""
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+
+def start_step(dag: Dag, name: str, workspace: Workspace, execution: ExecutionSection, progress: Progress) -> StepRun:
+    """Gather the step's finished inputs.
+
+    Raises:
+        StageFailedError: an input is not done.
+    """
+    step = dag.steps[name]
+    inputs: dict[str, Artifact] = {}
+    for role, need in step.needs.items():
+        artifact = workspace.find(dag.steps[need].recipe)
+        if artifact is None:
+            raise StageFailedError(f"{name} needs {need}, which is not done: {workspace.state(dag.steps[need].recipe).detail}")
+        inputs[role] = artifact
+    return StepRun(workspace, step.recipe, workspace.directory(step.recipe), inputs, execution, progress)
+
+
+def lanes(step: Step, run: StepRun) -> list[range]:
+    """Ranges of shards, one per Prefect task; a pure function of the plan."""
+    assert step.shards is not None
+    plan = ShardPlan(step.shards.num_rows(run), step.shards.rows_per_shard)
+    size = run.execution.shards_per_lane
+    return [range(first, min(first + size, plan.num_shards)) for first in range(0, plan.num_shards, size)]
+
+
+def part_set(step: Step, run: StepRun) -> PartSet:
+    """The step's parts."""
+    assert step.shards is not None
+    plan = ShardPlan(step.shards.num_rows(run), step.shards.rows_per_shard)
+    return PartSet(run.directory, plan, step.recipe.fingerprint)
+
+
+def work_through(
+    parts: PartSet, shards: range, progress: Progress, make: Callable[[int, range, object], list[LedgerRow]]
+) -> None:
+    """Make every shard of a lane that nobody has committed; wait for those another live run is making.
+
+    Args:
+        parts: where parts and their commit records are.
+        shards: the lane.
+        make: (shard, manifest rows, staging folder) -> ledger rows; writes the part's files into the staging folder.
+    """
+    while waiting := [shard for shard in parts.pending() if shard in shards]:
+        idle = True
+        for shard in waiting:
+            lease = parts.claim(shard)
+            if lease is None:
+                continue
+            with lease:
+                if shard in parts.committed():  # another run finished it between our listing and our claim
+                    continue
+                idle = False
+                staging = parts.staging(shard)
+                rows = parts.plan.range_of(shard)
+                ledger = make(shard, rows, staging)
+                lease.check()
+                parts.commit(shard, staging, ledger=ledger, facts={})
+            progress.update(len(parts.committed()), parts.plan.num_shards)
+        if idle:
+            time.sleep(POLL_SECONDS)
+
+
+def check_failures(run: StepRun, parts: PartSet) -> dict[str, int]:
+    """Count failed clips by reason and refuse a stage with too many.
+
+    Returns:
+        Failed clips by reason code.
+    """
+    table = parts.ledger()
+    failed = failed_rows(table)
+    reasons: dict[str, int] = {}
+    for row, reason in zip(table["row"].to_pylist(), table["reason"].to_pylist()):
+        if row in failed and reason:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    share = len(failed) / max(parts.plan.num_rows, 1)
+    if share > run.execution.max_failed_fraction:
+        raise StageFailedError(
+            f"{run.recipe.stage} of {run.recipe.name}: {len(failed)} of {parts.plan.num_rows} clips failed ({reasons}), more than "
+            f"execution.max_failed_fraction={run.execution.max_failed_fraction}; see 'regionvlp status', mend the media or raise it"
+        )
+    return dict(sorted(reasons.items()))
+
+
+def finish(step: Step, run: StepRun) -> Artifact:
+    """Make or seal the outputs under the artifact's lease and write the record; waits while another live run does it."""
+    while True:
+        try:
+            with run.workspace.building(step.recipe) as build:
+                done = run.workspace.find(step.recipe)
+                if done is not None:
+                    return done
+                facts = step.finish(run)
+                return build.commit(facts=facts)
+        except LeaseHeldError:
+            time.sleep(POLL_SECONDS)
+
+
+def build_step(dag: Dag, name: str, workspace: Workspace, execution: ExecutionSection, progress: Progress) -> Built:
+    """Build one step in this process; a done one comes back at once."""
+    began = time.monotonic()
+    step = dag.steps[name]
+    progress.start(name, None, "shards" if step.shards else "steps")
+    done = workspace.find(step.recipe)
+    if done is not None:
+        progress.end("cached", time.monotonic() - began)
+        return Built(done, cached=True, seconds=time.monotonic() - began)
+    try:
+        run = start_step(dag, name, workspace, execution, progress)
+        if step.shards:
+            for lane in lanes(step, run):
+                step.shards.run_lane(run, lane)
+        artifact = finish(step, run)
+    except BaseException:
+        progress.end("failed", time.monotonic() - began)
+        raise
+    progress.end("done", time.monotonic() - began)
+    return Built(artifact, cached=False, seconds=time.monotonic() - began)
+
+
+def done_steps(dag: Dag, names: list[str], workspace: Workspace) -> Mapping[str, Artifact]:
+    """Those of the named steps that are done."""
+    found = {name: workspace.find(dag.steps[name].recipe) for name in names}
+    return {name: artifact for name, artifact in found.items() if artifact is not None}

@@ -1,0 +1,131 @@
+"""Running a configuration from the command line, with Prefect or without."""
+
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.build import build_step, done_steps
+from flows.config import PipelineConfig, load_config
+from flows.dag import Dag
+from flows.graph import build_dag
+from flows.progress import JsonProgress, Progress, TerminalProgress
+from storage.artifact import Workspace
+
+# Settings regionvlp needs of Prefect where the user has set nothing: no call home, no cache by surprise, heartbeats that let
+# an automation notice a dead run.
+PREFECT_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "DO_NOT_TRACK": "1",
+}
+console = Console(stderr=True, highlight=False)
+
+
+def run_pipeline(
+    source: str,
+    workspace: Path,
+    overrides: list[str],
+    *,
+    start: str | None = None,
+    only: str | None = None,
+    until: str | None = None,
+    as_json: bool = False,
+    plain: bool = False,
+) -> None:
+    """Load a configuration and run the selected steps."""
+    config = load_config(source, overrides)
+    run_config(config, workspace, start=start, only=only, until=until, as_json=as_json, plain=plain)
+
+
+def run_config(
+    config: PipelineConfig,
+    workspace: Path,
+    *,
+    start: str | None = None,
+    only: str | None = None,
+    until: str | None = None,
+    as_json: bool = False,
+    plain: bool = False,
+) -> None:
+    """Run the selected steps of a configuration; with nothing to do, say so without starting Prefect."""
+    began = time.monotonic()
+    dag, place = build_dag(config), Workspace(workspace)
+    selected = dag.select(start=start, only=only, until=until)
+    dag.require_inputs(selected, place)
+    done = done_steps(dag, selected, place)
+    if len(done) == len(selected):
+        _say(as_json, f"nothing to do: all {len(selected)} steps are done", event="nothing-to-do", steps=len(selected))
+    else:
+        listener: Progress = JsonProgress() if as_json else TerminalProgress()
+        _go(config, dag, place, selected, listener, plain=plain, selection={"start": start, "only": only, "until": until})
+        seconds = time.monotonic() - began
+        _say(
+            as_json, f"finished {len(selected) - len(done)} steps in {seconds:.0f} s ({len(done)} were done before)",
+            event="finished", seconds=round(seconds, 1),
+        )  # fmt: skip
+    _say_results(dag, place, selected, as_json=as_json)
+
+
+def _go(config, dag, place: Workspace, selected: list[str], listener: Progress, *, plain: bool, selection: dict) -> None:
+    try:
+        if plain:
+            for name in selected:
+                build_step(dag, name, place, config.execution, listener)
+        else:
+            _with_prefect(config, place, listener, selection)
+    except Exception as error:
+        _keep_traceback(place, error)
+        raise
+
+
+def _with_prefect(config: PipelineConfig, place: Workspace, listener: Progress, selection: dict) -> None:
+    for key, value in PREFECT_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    if "PREFECT_API_URL" not in os.environ:
+        # Without a server of the user's the terminal is the only reader; this command prints progress and errors itself.
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    from flows.pipeline import pipeline
+    from flows.tasks import listening
+
+    with listening(listener):
+        pipeline(config, workspace=str(place.root), **selection)
+
+
+def _keep_traceback(place: Workspace, error: Exception) -> None:
+    folder = place.root / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "last-error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+
+
+def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bool) -> None:
+    for name in selected:
+        step, artifact = dag.steps[name], place.find(dag.steps[name].recipe)
+        if artifact is None:
+            continue
+        if step.stage == "evaluate":
+            scores = json.loads(artifact.file("metrics.json").read_text(encoding="utf-8"))
+            text = scores["t2v"]
+            _say(
+                as_json,
+                f"{name}: text to video R@1 {text['R1']:.1f} %  R@5 {text['R5']:.1f} %  R@10 {text['R10']:.1f} %  MedR {text['MedR']:.0f}"
+                f"  ({scores['num_queries']} captions, {scores['num_videos']} clips)",
+                event="scores", step=name, scores=scores,
+            )  # fmt: skip
+        if step.stage == "report":
+            path = artifact.file("report.html")
+            _say(as_json, f"report: {path}", event="report", path=str(path))
+
+
+def _say(as_json: bool, text: str, **fields) -> None:
+    if as_json:
+        print(json.dumps(fields), flush=True)
+    else:
+        console.print(text, markup=False, soft_wrap=True)
+
+

@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the position in training.
 
 Nothing is accumulated, so a resumed run needs no scheduler state: the checkpoint's position is the state. (The release
-overwrites its rate after every epoch with another command-line value, facts item 6; that is a bug and not offered.)
+overwrites its rate after every epoch with another command-line value; that is a bug and not offered.)
 """
 
 import math

@@ -85,9 +85,6 @@ class TrainConfig(Config):
         "fp32", description="Of the encoders; losses stay in fp32. fp16 scales the loss and needs a CUDA device."
     )
     num_threads: int = NUM_THREADS
-    temporal_inflation: Literal["zeros", "repeat"] = Field(
-        "zeros", description="New rows when the initial model knew fewer frames: zeros (release) or copies of row 0."
-    )
     validation: RetrievalConfig | None = Field(
         None, description="How the validation source is ranked; null: as evaluation does by default, this stage's data."
     )

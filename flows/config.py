@@ -44,7 +44,9 @@ class DetectorTraining(Section):
 
     corpus: Name = Field(description="Corpus whose boxes are used; it must carry box annotations.")
     split: str = Field("train", description="Split trained on.")
+    eval_corpus: Name | None = Field(None, description="Corpus the detector is evaluated on; the one trained on if null.")
     eval_split: str = Field("val", description="Split on which box AP and attribute accuracy are reported.")
+    max_eval_clips: int | None = Field(None, ge=1, description="At most this many clips of that split; all if null.")
     max_clips: int | None = Field(None, ge=1, description="At most this many clips of the split, the first ones; all if null.")
     training: DetectorTrainingConfig = Field(default_factory=DetectorTrainingConfig, description="Steps, batch, rate.")
 
@@ -157,8 +159,9 @@ def _reference_problems(config: PipelineConfig):
         trainings["pretrain"] = config.pretrain
         if config.pretrain.init not in (None, "pretrain"):
             yield f"pretrain.init is {config.pretrain.init!r}: pre-training starts from scratch, leave it out"
-    if config.detector.train and config.detector.train.corpus not in corpora:
-        yield f"detector.train.corpus {config.detector.train.corpus!r} is not one of the corpora {sorted(corpora)}"
+    if config.detector.train:
+        for corpus in {config.detector.train.corpus, config.detector.train.eval_corpus} - {None} - corpora:
+            yield f"detector.train: corpus {corpus!r} is not one of the corpora {sorted(corpora)}"
     for where, section in trainings.items():
         for corpus in (*section.corpora, *([section.val_corpus] if section.val_corpus else [])):
             if corpus not in corpora:

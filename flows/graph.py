@@ -20,8 +20,7 @@ def build_dag(config: PipelineConfig) -> Dag:
     frames = {name: add(sample.step(name, config, clips[name])) for name in config.corpora}
     trained = None
     if config.detector.train:
-        source = config.detector.train.corpus
-        trained = add(train_detector.step(config, clips[source], frames[source]))
+        trained = add(train_detector.step(config, steps))
     for name in config.corpora:
         add(extract.step(name, config, clips[name], frames[name], trained))
     if config.pretrain:

@@ -10,7 +10,7 @@ from flows.config import PipelineConfig, TrainSection
 from flows.dag import Step, StepRun
 from flows.supervise import run_supervised
 from storage.artifact import Recipe
-from storage.fingerprint import identity
+from storage.fingerprint import digest_file, identity
 
 CODE_VERSION = 1
 
@@ -31,6 +31,8 @@ def step(stage: str, name: str, config: PipelineConfig, section: TrainSection, s
     model = {"model": identity(config.model)} if init is None else {}
     settings = {**model, "train": identity(section)}
     inputs = {role: steps[need].recipe.fingerprint for role, need in needs.items()}
+    if init is None:  # weights that start the encoders are identity by what they hold, not by where they lie
+        inputs |= {f"file:{field}": digest_file(path) for field, path in config.model.outside_files().items()}
     recipe = Recipe(stage, name, settings, inputs, CODE_VERSION)
     step_name = "pretrain" if stage == "pretrain" else f"finetune-{name}"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.config import DetectorTraining, PipelineConfig
+from flows.config import PipelineConfig
 from flows.dag import Step, StepRun
 from storage.artifact import Recipe
 from storage.fingerprint import identity
@@ -15,21 +15,28 @@ from storage.manifest import Manifest
 CODE_VERSION = 1
 
 
-def step(config: PipelineConfig, corpora: Step, sample: Step) -> Step:
-    """The step that trains the detector on one corpus."""
+def step(config: PipelineConfig, steps: dict[str, Step]) -> Step:
+    """The step that trains the detector on the boxes of one corpus and evaluates it on another (or the same)."""
     section = config.detector.train
+    eval_corpus = section.eval_corpus or section.corpus
+    needs = {
+        "manifest": f"corpora-{section.corpus}",
+        "frames": f"sample-{section.corpus}",
+        "eval_manifest": f"corpora-{eval_corpus}",
+        "eval_frames": f"sample-{eval_corpus}",
+    }
     settings = {
         "detector": identity(config.detector.model),
         "train": identity(section),
         "versions": {package: version(package) for package in ("torch", "torchvision", "detectron2")},
     }
-    inputs = {"manifest": corpora.recipe.fingerprint, "frames": sample.recipe.fingerprint}
+    inputs = {role: steps[need].recipe.fingerprint for role, need in needs.items()}
     recipe = Recipe("train-detector", section.corpus, settings, inputs, CODE_VERSION)
 
     def finish(run: StepRun) -> dict[str, Any]:
         return _train(run, config)
 
-    return Step("train-detector", recipe, {"manifest": corpora.name, "frames": sample.name}, finish)
+    return Step("train-detector", recipe, needs, finish)
 
 
 def _train(run: StepRun, config: PipelineConfig) -> dict[str, Any]:
@@ -50,31 +57,31 @@ def _train(run: StepRun, config: PipelineConfig) -> dict[str, Any]:
 
     checkpoints = CheckpointStore(run.directory / "checkpoints", keep=1)
     weights = train_detector(
-        config.detector.model, section.training, _examples(run, section, section.split),
+        config.detector.model, section.training, _examples(run, "", section.split, section.max_clips),
         checkpoints=checkpoints, on_step=on_step, device=device,
     )  # fmt: skip
     path = run.directory / "detector.safetensors"
     path.write_bytes(weights)
     detector = RegionDetector(config.detector.model, path, device=device)
-    scores = evaluate_detector(detector, _examples(run, section, section.eval_split))
+    scores = evaluate_detector(detector, _examples(run, "eval_", section.eval_split, section.max_eval_clips))
     _write_json(run.directory / "metrics.json", scores)
     _write_json(run.directory / "logs" / "curve.json", curve)
     return scores
 
 
-def _examples(run: StepRun, section: DetectorTraining, split: str):
+def _examples(run: StepRun, prefix: str, split: str, max_clips: int | None):
     from features.detector_examples import detector_examples
     from storage.frame_store import FrameStore
 
-    corpora = run.inputs["manifest"]
+    corpora = run.inputs[f"{prefix}manifest"]
     boxes = corpora.path / "boxes.parquet"
     if not boxes.is_file():
-        raise ValueError(f"detector.train.corpus {section.corpus!r} carries no box annotations, so no detector can be trained on it")
+        raise ValueError(f"corpus {corpora.name!r} carries no box annotations (boxes.parquet), so no detector can use it")
     manifest = Manifest.read(corpora.file("manifest.parquet"))
-    rows = manifest.rows_of_split(split)[: section.max_clips]
+    rows = manifest.rows_of_split(split)[:max_clips]
     if not len(rows):
-        raise ValueError(f"corpus {section.corpus!r} has no clips in split {split!r}; it has {sorted(set(manifest.splits))}")
-    return detector_examples(manifest, FrameStore(run.inputs["frames"].path), boxes, np.asarray(rows))
+        raise ValueError(f"corpus {corpora.name!r} has no clips in split {split!r}; it has {sorted(set(manifest.splits))}")
+    return detector_examples(manifest, FrameStore(run.inputs[f"{prefix}frames"].path), boxes, np.asarray(rows))
 
 
 def _write_json(path, value) -> None:

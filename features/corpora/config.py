@@ -49,7 +49,10 @@ class WebVidCorpusConfig(Config):
     annotations: dict[Split, Path] = Field(
         description="annotation file of each split, .csv or .tsv", json_schema_extra=PLACEMENT
     )
-    media_root: Path = Field(description="folder that holds {page_dir}/{videoid}.mp4", json_schema_extra=PLACEMENT)
+    media_root: Path = Field(description="folder that `pattern` is relative to", json_schema_extra=PLACEMENT)
+    pattern: str = Field(
+        "videos/{page_dir}/{videoid}.mp4", description="video path below media_root, from {page_dir} and {videoid}"
+    )
 
 
 class CC3MCorpusConfig(Config):
@@ -60,8 +63,8 @@ class CC3MCorpusConfig(Config):
     media_root: Path = Field(description="folder that holds the images", json_schema_extra=PLACEMENT)
     pattern: str = Field(
         "{key}.jpg",
-        description="image path below media_root; {key} = index_hash, {index} = its number, {hash} = the rest, "
-        "{shard} = first four digits of the number padded to seven",
+        description="image path below media_root from {split}, {key} (index_hash), {index}, {hash} and "
+        "{shard} (first four digits of the index padded to seven)",
     )
 
 
@@ -111,7 +114,7 @@ class TableCorpusConfig(Config):
     """
 
     kind: Literal["table"] = "table"
-    table: Path = Field(description=".csv, .tsv (both with a header) or .jsonl", json_schema_extra=PLACEMENT)
+    annotations: Path = Field(description=".csv, .tsv (both with a header) or .jsonl", json_schema_extra=PLACEMENT)
     media_root: Path | None = Field(
         None, description="folder of the media; default: the table's folder", json_schema_extra=PLACEMENT
     )

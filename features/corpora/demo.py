@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,14 +10,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from storage.manifest import Clip
 
 from features.corpora.clips import CorpusBuild
 from features.corpora.config import DemoCorpusConfig
 from features.corpora.demo_captions import caption, shortened
-from features.corpora.demo_render import RenderedScene, encode_mp4, render
+from features.corpora.demo_render import RenderedScene, encode_h264, render
 from features.corpora.demo_scenes import DescribedScene, Scene, scenes_of_split
 from features.corpora.demo_vocabulary import ATTRIBUTES, RADIUS, SHAPES
+from storage.manifest import Clip
 
 CHUNK = 16  # clips per task of a worker
 INLINE_BELOW = 100  # clips; starting processes costs more than drawing this many
@@ -109,9 +108,7 @@ def _draw_all(jobs: list[_Job], workers: int) -> Iterator[BoxRow]:
 
 def _draw(job: _Job) -> list[BoxRow]:
     drawn = render(job.scene, size_px=job.size_px, num_frames=job.num_frames)
-    temporary = job.file.with_suffix(f".tmp-{os.getpid()}")
-    temporary.write_bytes(encode_mp4(drawn.frames, job.fps))
-    temporary.replace(job.file)
+    encode_h264(job.file, drawn.frames, job.fps)
     return list(_box_rows(job, drawn))
 
 

@@ -6,8 +6,10 @@ Colour conversion is integer arithmetic and x264 runs with one thread: a scene g
 import colorsys
 import io
 import math
+import os
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import numpy as np
@@ -201,8 +203,12 @@ def _yuv420(frames: np.ndarray) -> np.ndarray:
     return np.concatenate(planes, axis=1).astype(np.uint8).reshape(num, height * 3 // 2, width)
 
 
-def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
-    """H.264 mp4 of (F, S, S, 3) uint8 RGB frames, without B-frames: needs no edit list, so all readers agree."""
+def encode_h264(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Write an H.264 mp4 of (F, H, W, 3) uint8 RGB frames, H and W even, atomically.
+
+    No B-frames: the file then needs no edit list, and all readers agree on it.
+    """
+    frames = np.asarray(frames)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         options = {"preset": "veryfast", "crf": "18", "bf": "0", "x264-params": "threads=1:sliced-threads=0"}
@@ -212,4 +218,6 @@ def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
         for planes in _yuv420(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode(None))
-    return buffer.getvalue()
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)

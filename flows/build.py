@@ -40,7 +40,9 @@ def start_step(dag: Dag, name: str, workspace: Workspace, execution: ExecutionSe
     for role, need in step.needs.items():
         artifact = workspace.find(dag.steps[need].recipe)
         if artifact is None:
-            raise StageFailedError(f"{name} needs {need}, which is not done: {workspace.state(dag.steps[need].recipe).detail}")
+            raise StageFailedError(
+                f"{name} needs {need}, which is not done: {workspace.state(dag.steps[need].recipe).detail}"
+            )
         inputs[role] = artifact
     return StepRun(workspace, step.recipe, workspace.directory(step.recipe), inputs, execution, progress)
 

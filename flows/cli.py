@@ -18,9 +18,15 @@ app = typer.Typer(
 )  # fmt: skip
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
-ConfigArgument = Annotated[str, typer.Argument(help="Shipped configuration (see 'regionvlp configs') or path of a YAML file.")]
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder of all artifacts.", envvar="REGIONVLP_WORKSPACE")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set pretrain.train.lr=3e-5 (repeatable).")]
+ConfigArgument = Annotated[
+    str, typer.Argument(help="Shipped configuration (see 'regionvlp configs') or path of a YAML file.")
+]
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder of all artifacts.", envvar="REGIONVLP_WORKSPACE")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a field: --set pretrain.train.lr=3e-5 (repeatable).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of tables and bars.")]
 PlainOption = Annotated[bool, typer.Option("--no-orchestrator", help="Run the plain functions, without Prefect.")]
 DEFAULT_WORKSPACE = Path("workspace")
@@ -30,7 +36,9 @@ DEFAULT_WORKSPACE = Path("workspace")
 def run(
     config: ConfigArgument,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    start: Annotated[str | None, typer.Option("--from", help="First stage or step; what it needs must be done.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="First stage or step; what it needs must be done.")
+    ] = None,
     only: Annotated[str | None, typer.Option("--only", help="The one stage or step to run.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Last stage or step; what it needs is run too.")] = None,
     overrides: SetOption = None,
@@ -42,7 +50,14 @@ def run(
 
     with clear_errors():
         run_pipeline(
-            config, workspace, overrides or [], start=start, only=only, until=until, as_json=as_json, plain=no_orchestrator
+            config,
+            workspace,
+            overrides or [],
+            start=start,
+            only=only,
+            until=until,
+            as_json=as_json,
+            plain=no_orchestrator,
         )
 
 
@@ -78,7 +93,10 @@ for _stage, _purpose in {
 
 @app.command()
 def status(
-    config: ConfigArgument, workspace: WorkspaceOption = DEFAULT_WORKSPACE, overrides: SetOption = None, as_json: JsonOption = False
+    config: ConfigArgument,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """What is done, partly done or missing, and which clips failed why."""
     from flows.status import step_states
@@ -96,7 +114,12 @@ def status(
             failed = ", ".join(f"{count} {reason}" for reason, count in row["failed"].items())
             seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
             table.add_row(
-                row["step"], f"[{colour}]{row['state']}[/{colour}]", row["fingerprint"][:8], seconds, failed, row["detail"]
+                row["step"],
+                f"[{colour}]{row['state']}[/{colour}]",
+                row["fingerprint"][:8],
+                seconds,
+                failed,
+                row["detail"],
             )
         out.print(table)
 
@@ -119,7 +142,10 @@ def why(
                 continue
             out.print(f"[bold]{answer['step']}[/bold] {answer['fingerprint'][:8]}: {answer['verdict']}")
             for difference in answer["differences"]:
-                out.print(f"  {difference['kind']} {difference['field']}: {difference['old']!r} -> {difference['new']!r}", markup=False)
+                out.print(
+                    f"  {difference['kind']} {difference['field']}: {difference['old']!r} -> {difference['new']!r}",
+                    markup=False,
+                )
             if answer["cost"]:
                 out.print(f"  rerun: {answer['cost']}")
 
@@ -134,7 +160,9 @@ def doctor(as_json: JsonOption = False) -> None:
         if as_json:
             print(json.dumps(finding))
         else:
-            mark = {"ok": "[green]ok  [/green]", "warning": "[yellow]warn[/yellow]", "broken": "[red]FAIL[/red]"}[finding["state"]]
+            mark = {"ok": "[green]ok  [/green]", "warning": "[yellow]warn[/yellow]", "broken": "[red]FAIL[/red]"}[
+                finding["state"]
+            ]
             out.print(f"{mark} {finding['what']:<14} {finding['detail']}")
     raise typer.Exit(1 if any(finding["state"] == "broken" for finding in findings) else 0)
 
@@ -154,7 +182,9 @@ def embed(
     media: Annotated[Path, typer.Argument(help="Folder of videos and images, or a CSV/JSONL that lists them.")],
     using: Annotated[str, typer.Option("--using", help="Configuration whose detector and model are used.")] = "demo",
     model: Annotated[str | None, typer.Option("--model", help="Model step; the last fine-tuning if not given.")] = None,
-    captions: Annotated[Path | None, typer.Option("--captions", help="CSV or JSONL with columns 'file' and 'caption'.")] = None,
+    captions: Annotated[
+        Path | None, typer.Option("--captions", help="CSV or JSONL with columns 'file' and 'caption'.")
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the searchable store.")] = "own",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     overrides: SetOption = None,
@@ -173,7 +203,7 @@ def embed(
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for, for example \"a red circle moves left\".")],
+    query: Annotated[str, typer.Argument(help='What to look for, for example "a red circle moves left".')],
     name: Annotated[str, typer.Option("--name", help="Name of the searchable store.")] = "own",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     top: Annotated[int, typer.Option("--top", min=1, help="Clips to show.")] = 5,

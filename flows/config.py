@@ -44,10 +44,14 @@ class DetectorTraining(Section):
 
     corpus: Name = Field(description="Corpus whose boxes are used; it must carry box annotations.")
     split: str = Field("train", description="Split trained on.")
-    eval_corpus: Name | None = Field(None, description="Corpus the detector is evaluated on; the one trained on if null.")
+    eval_corpus: Name | None = Field(
+        None, description="Corpus the detector is evaluated on; the one trained on if null."
+    )
     eval_split: str = Field("val", description="Split on which box AP and attribute accuracy are reported.")
     max_eval_clips: int | None = Field(None, ge=1, description="At most this many clips of that split; all if null.")
-    max_clips: int | None = Field(None, ge=1, description="At most this many clips of the split, the first ones; all if null.")
+    max_clips: int | None = Field(
+        None, ge=1, description="At most this many clips of the split, the first ones; all if null."
+    )
     training: DetectorTrainingConfig = Field(default_factory=DetectorTrainingConfig, description="Steps, batch, rate.")
 
 
@@ -83,7 +87,8 @@ class TrainSection(Section):
     val_split: str = Field("val", description="Split validated on.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Optimiser, schedule, frames per clip.")
     init: str | None = Field(
-        "pretrain", description="Step whose model the weights start from ('pretrain', 'finetune-x'); from scratch if null."
+        "pretrain",
+        description="Step whose model the weights start from ('pretrain', 'finetune-x'); from scratch if null.",
     )
 
 
@@ -117,11 +122,17 @@ class ExecutionSection(Section):
     threads: int | None = Field(
         None, ge=1, description="CPU threads of extraction; all cores if null.", json_schema_extra=PLACEMENT
     )
-    shards_per_lane: int = Field(200, ge=1, description="Shards one Prefect task works through.", json_schema_extra=PLACEMENT)
+    shards_per_lane: int = Field(
+        200, ge=1, description="Shards one Prefect task works through.", json_schema_extra=PLACEMENT
+    )
     retries: int = Field(2, ge=0, description="Retries of a lane or training task.", json_schema_extra=PLACEMENT)
     retry_delay_seconds: float = Field(5.0, ge=0, description="Wait before a retry.", json_schema_extra=PLACEMENT)
     max_failed_fraction: float = Field(
-        0.5, ge=0, le=1, description="A stage with a larger share of failed clips stops the run.", json_schema_extra=PLACEMENT
+        0.5,
+        ge=0,
+        le=1,
+        description="A stage with a larger share of failed clips stops the run.",
+        json_schema_extra=PLACEMENT,
     )
     stall_seconds: float = Field(
         1800.0, gt=0, description="A training process silent for this long is stopped.", json_schema_extra=PLACEMENT
@@ -196,7 +207,9 @@ def read_tree(source: str | Path) -> dict[str, Any]:
     shipped = shipped_configs()
     path = shipped.get(str(source), Path(source))
     if not path.is_file():
-        raise ConfigError(f"no configuration {str(source)!r}: not a file and not one of the shipped ones {sorted(shipped)}")
+        raise ConfigError(
+            f"no configuration {str(source)!r}: not a file and not one of the shipped ones {sorted(shipped)}"
+        )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

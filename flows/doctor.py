@@ -9,7 +9,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "decord", "av", "zarr", "pyarrow", "numpy", "prefect", "pydantic")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "decord",
+    "av",
+    "zarr",
+    "pyarrow",
+    "numpy",
+    "prefect",
+    "pydantic",
+)
 # Below this a demo run (about 0.5 GB) may not finish.
 MIN_FREE_BYTES = 2 << 30
 
@@ -47,7 +59,10 @@ def _packages() -> Iterator[tuple[str, str]]:
 def _prefect() -> Iterator[tuple[str, str]]:
     fastapi = tuple(int(part) for part in version("fastapi").split(".")[:2])
     if version("prefect").startswith("3.8.") and fastapi >= (0, 151):
-        yield "broken", f"prefect {version('prefect')} cannot start a server with fastapi {version('fastapi')}; install 'fastapi<0.151'"
+        yield (
+            "broken",
+            f"prefect {version('prefect')} cannot start a server with fastapi {version('fastapi')}; install 'fastapi<0.151'",
+        )
     server = os.environ.get("PREFECT_API_URL")
     yield "ok", f"server {server}" if server else "no server set (PREFECT_API_URL): runs use a temporary one"
 

@@ -44,9 +44,13 @@ def _in_init_order(config: PipelineConfig) -> list[str]:
     ordered: list[str] = []
     waiting = list(config.finetune)
     while waiting:
-        ready = [n for n in waiting if config.finetune[n].init in (None, "pretrain", *(f"finetune-{o}" for o in ordered))]
+        ready = [
+            n for n in waiting if config.finetune[n].init in (None, "pretrain", *(f"finetune-{o}" for o in ordered))
+        ]
         if not ready:
-            raise ValueError(f"finetune {waiting} start from each other in a circle; one must start from 'pretrain' or null")
+            raise ValueError(
+                f"finetune {waiting} start from each other in a circle; one must start from 'pretrain' or null"
+            )
         ordered += ready
         waiting = [name for name in waiting if name not in ready]
     return ordered

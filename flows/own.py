@@ -46,7 +46,10 @@ def own_config(
     section = base.finetune[step.removeprefix("finetune-")] if step.startswith("finetune-") else base.pretrain
     sampling = base.corpora[section.corpora[0]].sampling if section else next(iter(base.corpora.values())).sampling
     tree = read_tree(using)
-    tree.setdefault("corpora", {})[name] = {"corpus": _corpus(media, captions), "sampling": sampling.model_dump(mode="json")}
+    tree.setdefault("corpora", {})[name] = {
+        "corpus": _corpus(media, captions),
+        "sampling": sampling.model_dump(mode="json"),
+    }
     tree.setdefault("embed", {})[name] = {"corpus": name, "model": step}
     return parse_config(tree, overrides, source=f"{using} + {media}")
 
@@ -68,10 +71,14 @@ def search_own(query: str, *, name: str, workspace: Path, top: int) -> list[dict
     if not query.strip():
         raise ConfigError("the query is empty; say what to look for")
     place = Workspace(workspace)
-    found = [a for a in place.artifacts("embed") if a.name == name] + [a for a in place.artifacts("evaluate") if a.name == name]
+    found = [a for a in place.artifacts("embed") if a.name == name] + [
+        a for a in place.artifacts("evaluate") if a.name == name
+    ]
     if not found:
         names = sorted({artifact.name for artifact in place.artifacts("embed")})
-        raise ConfigError(f"no searchable store {name!r} in {workspace}; there is {names}; make one with 'regionvlp embed'")
+        raise ConfigError(
+            f"no searchable store {name!r} in {workspace}; there is {names}; make one with 'regionvlp embed'"
+        )
     from vlp.tasks.retrieval import search
 
     newest = max(found, key=lambda artifact: artifact.record["finished"])

@@ -13,7 +13,11 @@ from flows.tasks import Session, run_step
 
 @flow(name="regionvlp", flow_run_name="{config.name}", persist_result=False)
 def pipeline(
-    config: PipelineConfig, workspace: str = "workspace", start: str | None = None, only: str | None = None, until: str | None = None
+    config: PipelineConfig,
+    workspace: str = "workspace",
+    start: str | None = None,
+    only: str | None = None,
+    until: str | None = None,
 ) -> dict[str, str]:
     """From annotation files and media to the report.
 

@@ -62,7 +62,15 @@ def run_config(
         _say(as_json, f"nothing to do: all {len(selected)} steps are done", event="nothing-to-do", steps=len(selected))
     else:
         listener: Progress = JsonProgress() if as_json else TerminalProgress()
-        _go(config, dag, place, selected, listener, plain=plain, selection={"start": start, "only": only, "until": until})
+        _go(
+            config,
+            dag,
+            place,
+            selected,
+            listener,
+            plain=plain,
+            selection={"start": start, "only": only, "until": until},
+        )
         seconds = time.monotonic() - began
         _say(
             as_json, f"finished {len(selected) - len(done)} steps in {seconds:.0f} s ({len(done)} were done before)",
@@ -71,7 +79,9 @@ def run_config(
     _say_results(dag, place, selected, as_json=as_json)
 
 
-def _go(config, dag, place: Workspace, selected: list[str], listener: Progress, *, plain: bool, selection: dict) -> None:
+def _go(
+    config, dag, place: Workspace, selected: list[str], listener: Progress, *, plain: bool, selection: dict
+) -> None:
     try:
         if plain:
             for name in selected:
@@ -127,5 +137,3 @@ def _say(as_json: bool, text: str, **fields) -> None:
         print(json.dumps(fields), flush=True)
     else:
         console.print(text, markup=False, soft_wrap=True)
-
-

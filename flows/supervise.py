@@ -35,7 +35,12 @@ def run_supervised(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, env=dict(env), start_new_session=True
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            env=dict(env),
+            start_new_session=True,
         )
         try:
             _follow(process, stream, on_event, stall_seconds, log)
@@ -47,7 +52,9 @@ def run_supervised(
             process.stdin.close()
             process.stdout.close()
     if code != 0:
-        raise ProcessFailedError(f"{Path(command[0]).name} {' '.join(command[1:4])} ended with code {code}; {_tail(log)}")
+        raise ProcessFailedError(
+            f"{Path(command[0]).name} {' '.join(command[1:4])} ended with code {code}; {_tail(log)}"
+        )
 
 
 def _follow(process: subprocess.Popen, stream, on_event, stall_seconds: float, log: Path) -> None:
@@ -63,7 +70,9 @@ def _follow(process: subprocess.Popen, stream, on_event, stall_seconds: float, l
         try:
             line = lines.get(timeout=stall_seconds)
         except queue.Empty:
-            raise ProcessFailedError(f"the process was silent for {stall_seconds:.0f} s and was stopped; {_tail(log)}") from None
+            raise ProcessFailedError(
+                f"the process was silent for {stall_seconds:.0f} s and was stopped; {_tail(log)}"
+            ) from None
         if line is None:
             return
         try:

@@ -22,7 +22,9 @@ def step(name: str, section: CorpusSection) -> Step:
         Manifest.write(run.directory / "manifest.parquet", built.clips)
         write_ledger(run.directory / "ledger.parquet", built.ledger)
         summary = {"num_clips": len(built.clips), "num_left_out": len(built.ledger), **built.facts}
-        (run.directory / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        (run.directory / "summary.json").write_text(
+            json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
         return summary
 
     return Step(f"corpora-{name}", recipe, {}, finish)

@@ -61,7 +61,9 @@ def _extract_lane(run: StepRun, name: str, config: PipelineConfig, plan: ShardPl
     from storage.region_store import RegionStoreSpec, RegionStoreWriter
 
     use_threads(run.execution.threads)
-    weights = run.inputs["detector"].file("detector.safetensors") if "detector" in run.inputs else config.detector.weights
+    weights = (
+        run.inputs["detector"].file("detector.safetensors") if "detector" in run.inputs else config.detector.weights
+    )
     detector = RegionDetector(config.detector.model, weights, device=choose_device(run.execution.device))
     manifest, frames = _manifest(run), FrameStore(run.inputs["frames"].path)
     spec = RegionStoreSpec(

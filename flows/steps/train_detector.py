@@ -76,11 +76,15 @@ def _examples(run: StepRun, prefix: str, split: str, max_clips: int | None):
     corpora = run.inputs[f"{prefix}manifest"]
     boxes = corpora.path / "boxes.parquet"
     if not boxes.is_file():
-        raise ValueError(f"corpus {corpora.name!r} carries no box annotations (boxes.parquet), so no detector can use it")
+        raise ValueError(
+            f"corpus {corpora.name!r} carries no box annotations (boxes.parquet), so no detector can use it"
+        )
     manifest = Manifest.read(corpora.file("manifest.parquet"))
     rows = manifest.rows_of_split(split)[:max_clips]
     if not len(rows):
-        raise ValueError(f"corpus {corpora.name!r} has no clips in split {split!r}; it has {sorted(set(manifest.splits))}")
+        raise ValueError(
+            f"corpus {corpora.name!r} has no clips in split {split!r}; it has {sorted(set(manifest.splits))}"
+        )
     return detector_examples(manifest, FrameStore(run.inputs[f"{prefix}frames"].path), boxes, np.asarray(rows))
 
 

@@ -3,6 +3,7 @@
 Prefect's own task timeout cannot interrupt a blocking call (measured: ``timeout_seconds=1`` returned after 6 s), so the watch is kept here.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -89,10 +90,8 @@ def _follow(process: subprocess.Popen, stream, on_event, stall_seconds: float, l
 def _stop(process: subprocess.Popen) -> None:
     """SIGTERM to the group, SIGKILL after the grace period."""
     for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
         try:
             process.wait(timeout=patience)
             return

@@ -17,7 +17,7 @@ def test_every_step_runs_and_a_second_run_does_nothing(finished, command_line):
     assert len(before) == len(STEPS) - 1
     outcome = command_line.run_tiny(finished)
     assert outcome.code == 0
-    assert [event["event"] for event in outcome.events][0] == "nothing-to-do"
+    assert outcome.events[0]["event"] == "nothing-to-do"
     assert outcome.built() == []
     assert payloads(finished) == before
 

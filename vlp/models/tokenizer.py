@@ -53,12 +53,22 @@ class CaptionTokenizer:
             list(captions), padding="longest", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
         input_ids, attention_mask = encoded["input_ids"], encoded["attention_mask"]
-        outside = torch.tensor([self.pad_id, self.tokenizer.cls_token_id, self.tokenizer.sep_token_id])
-        word_mask = attention_mask.bool() & ~torch.isin(input_ids, outside)
+        word_mask = attention_mask.bool() & ~torch.isin(input_ids, torch.tensor(self._outside))
         empty = (~word_mask.any(dim=1)).nonzero().flatten().tolist()
         if empty:
             raise ValueError(f"caption {empty[0]} of {len(captions)} has no word: {captions[empty[0]]!r}")
         return TextBatch(input_ids, attention_mask, word_mask)
+
+    def wordless(self, captions: Sequence[str]) -> list[int]:
+        """Positions of captions without a word (empty, or only characters the tokenizer strips): leave them out."""
+        if not captions:
+            return []
+        ids = self.tokenizer(list(captions), truncation=True, max_length=self.max_tokens)["input_ids"]
+        return [i for i, caption in enumerate(ids) if not set(caption) - set(self._outside)]
+
+    @property
+    def _outside(self) -> list[int]:
+        return [self.pad_id, self.tokenizer.cls_token_id, self.tokenizer.sep_token_id]
 
     def tokens(self, input_ids: Sequence[int]) -> list[str]:
         """The pieces behind ids, as the vocabulary writes them (a WordPiece continuation starts with ##)."""
@@ -86,13 +96,11 @@ def build_tokenizer(config: TextEncoderConfig, captions: Iterable[str] | None = 
 
 def train_tokenizer(captions: Iterable[str], config: TokenizerConfig) -> PreTrainedTokenizerFast:
     """Build a lower-casing BERT-style tokenizer from captions; equal captions in any order give equal vocabularies."""
-    tokenizer = Tokenizer(models.WordLevel(unk_token=UNK))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    counts = _count_words(captions)
     if config.kind == "word":
-        tokenizer.model = models.WordLevel(_word_vocabulary(tokenizer, captions, config), unk_token=UNK)
+        tokenizer = _bert_style(models.WordLevel(_word_vocabulary(counts, config), unk_token=UNK))
     else:
-        tokenizer.model = models.WordPiece(_piece_vocabulary(captions, config), unk_token=UNK)
+        tokenizer = _bert_style(models.WordPiece(_piece_vocabulary(counts, config), unk_token=UNK))
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLS} $A {SEP}", special_tokens=[(CLS, ids[CLS]), (SEP, ids[SEP])]
@@ -102,25 +110,54 @@ def train_tokenizer(captions: Iterable[str], config: TokenizerConfig) -> PreTrai
     )
 
 
-def _word_vocabulary(tokenizer: Tokenizer, captions: Iterable[str], config: TokenizerConfig) -> dict[str, int]:
+def _bert_style(model: models.Model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _count_words(captions: Iterable[str]) -> Counter[str]:
+    splitter = _bert_style(models.WordLevel(unk_token=UNK))
     counts: Counter[str] = Counter()
     for caption in captions:
-        text = tokenizer.normalizer.normalize_str(caption)
-        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
-    kept = sorted((w for w, n in counts.items() if n >= config.min_count), key=lambda w: (-counts[w], w))
+        text = splitter.normalizer.normalize_str(caption)
+        counts.update(word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(text))
+    return counts
+
+
+def _word_vocabulary(counts: Counter[str], config: TokenizerConfig) -> dict[str, int]:
+    kept = sorted((word for word, n in counts.items() if n >= config.min_count), key=lambda word: (-counts[word], word))
     entries = [*SPECIAL_TOKENS, *kept[: config.vocabulary_size - len(SPECIAL_TOKENS)]]
     return {token: i for i, token in enumerate(entries)}
 
 
-def _piece_vocabulary(captions: Iterable[str], config: TokenizerConfig) -> dict[str, int]:
-    learner = Tokenizer(models.WordPiece(unk_token=UNK))
-    learner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+def _piece_vocabulary(counts: Counter[str], config: TokenizerConfig) -> dict[str, int]:
+    """Learn WordPiece merges, the same ones on every run.
+
+    The trainer numbers the `##x` characters in the order of a randomly seeded hash map and breaks ties between merges by
+    number, so vocabularies of equal captions differ from run to run. Naming every character beforehand, as special
+    tokens in sorted order, takes the chance out of it.
+    """
+    characters: Counter[str] = Counter()
+    for word, n in counts.items():
+        for character in word:
+            characters[character] += n
+    alphabet = sorted(character for character, n in characters.items() if n >= config.min_count)
+    named = [*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet)]
+    if len(named) > config.vocabulary_size:
+        raise ValueError(
+            f"the captions use {len(alphabet)} characters, which alone take {len(named)} entries: raise "
+            f"tokenizer.vocabulary_size (now {config.vocabulary_size}) or tokenizer.min_count (now {config.min_count})"
+        )
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocabulary_size,
         min_frequency=config.min_count,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=named,
+        initial_alphabet=alphabet,
+        limit_alphabet=max(len(alphabet), 1),
         show_progress=False,
     )
-    learner.train_from_iterable(captions, trainer)
+    learner = _bert_style(models.WordPiece(unk_token=UNK))
+    learner.train_from_iterator((" ".join([word] * n) for word, n in sorted(counts.items())), trainer)
     return learner.get_vocab()

@@ -1,0 +1,453 @@
+"""Artifacts: a stage's output plus the record that says what it is. Here alone is decided what is done.
+
+    workspace/extract/demo-1a2b3c4d/          {stage}/{name}-{fingerprint[:8]}
+        artifact.json                         written last: recipe, outputs with size and digest, provenance
+        ...                                   outputs
+        leases/  logs/  *.tmp-*               bookkeeping, no outputs
+
+Done = the record is present, its full fingerprint equals the recipe's, and every output is present with its size.
+`Workspace.verify` also re-hashes. The folder name follows from the recipe, so finding an artifact scans nothing.
+A peer's empty marker file knows no config, and a scheduler's database forgets; the record is the only truth.
+"""
+
+import datetime
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from storage.commits import COMMITS, LEASES, LEDGERS, CommitRecord, shard_name, size_problem
+from storage.differences import Difference, flat_differences
+from storage.durable import (
+    TEMPORARY_MARK,
+    digest_file,
+    file_entry,
+    naming_disk_full,
+    replace_file,
+    sync_tree,
+    tree_files,
+)
+from storage.errors import DamagedStoreError, FingerprintMismatchError, OutputMissingError
+from storage.fingerprint import fingerprint
+from storage.lease import DEFAULT_TTL_SECONDS, Lease, is_live, read_owner
+from storage.provenance import provenance
+
+RECORD = "artifact.json"
+_LEASE = "artifact.lease"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ABSOLUTE = re.compile(r"/[^\s/]+(/\S*)?|[A-Za-z]:[\\/]\S*|file://\S*")
+
+__all__ = [
+    "Artifact",
+    "ArtifactState",
+    "Build",
+    "Difference",
+    "Recipe",
+    "Workspace",
+    "payload_digests",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an artifact is made from; equal recipes have equal outputs.
+
+    Args:
+        stage: such as "extract"; first folder below the workspace.
+        name: label for people, such as the config's name; not part of the fingerprint.
+        config: identity values of the stage's config (`storage.fingerprint.identity`).
+        inputs: role -> fingerprint of an input artifact or digest of a file.
+        code_version: integer the stage's author raises when its output changes.
+    Raises:
+        ValueError: stage or name cannot be a folder name, or the config holds an absolute path (that is placement).
+        UnhashableIdentityError: a value has no deterministic text.
+    """
+
+    stage: str
+    name: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    code_version: int
+
+    def __post_init__(self) -> None:
+        for word, value in (("stage", self.stage), ("name", self.name)):
+            if not _NAME.fullmatch(value) or TEMPORARY_MARK in value:
+                raise ValueError(
+                    f"recipe {word} {value!r}: must be letters, digits, '.', '_' and '-', starting with a letter or digit"
+                )
+        path = _first_absolute_path(self.config, "")
+        if path is not None:
+            raise ValueError(
+                f"recipe of stage {self.stage!r}: config field {path[0]} is the absolute path {path[1]!r}; where a file "
+                "lies is placement: leave it out and put the file's digest into inputs"
+            )
+        object.__setattr__(self, "_fingerprint", fingerprint(self._identity()))
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over stage, config, inputs and code_version."""
+        return self._fingerprint  # type: ignore[attr-defined]
+
+    @property
+    def directory_name(self) -> str:
+        return f"{self.name}-{self.fingerprint[:8]}"
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "config": self.config,
+            "inputs": self.inputs,
+            "code_version": self.code_version,
+        }
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact as its record describes it.
+
+    `outputs` maps a path relative to `path` to {"bytes", "digest"}; `seconds` is the wall time of the last build;
+    `record` is the whole record (git, packages, host, times).
+    """
+
+    path: Path
+    stage: str
+    name: str
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    code_version: int
+    outputs: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+    seconds: float
+    record: dict[str, Any]
+
+    def file(self, relative: str) -> Path:
+        """Path of an output file, or of a folder that holds outputs. Raises OutputMissingError otherwise."""
+        clean = PurePosixPath(relative).as_posix()
+        is_known = clean in self.outputs or any(name.startswith(f"{clean}/") for name in self.outputs)
+        path = self.path / clean
+        if not is_known or not path.exists():
+            raise OutputMissingError(
+                f"{self.stage}/{self.path.name}: no output {relative!r}; it has {_some(sorted(self.outputs))}"
+            )
+        return path
+
+    def problem(self) -> str | None:
+        """First output that is missing or has another size, as a phrase; None if the artifact is done."""
+        for name, entry in self.outputs.items():
+            found = size_problem(self.path / name, entry["bytes"])
+            if found is not None:
+                return f"output {name} {found}"
+        return None
+
+    @classmethod
+    def read(cls, directory: Path) -> "Artifact":
+        """Raises FileNotFoundError without a record; DamagedStoreError when the record is not complete."""
+        label = f"{directory.parent.name}/{directory.name}"
+        try:
+            record = json.loads((directory / RECORD).read_bytes())
+            names = ("stage", "name", "fingerprint", "config", "inputs", "code_version", "outputs", "facts", "seconds")
+            return cls(path=directory, **{name: record[name] for name in names}, record=record)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"{label}: no {RECORD}; the stage has not finished") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedStoreError(
+                f"{label}: {RECORD} is not a complete record ({error}); run the stage again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class ArtifactState:
+    """Where a recipe stands; `detail` says it in words, such as "12 of 40 shards committed"."""
+
+    status: Literal["done", "partial", "absent", "damaged"]
+    detail: str = ""
+
+
+@dataclass
+class Build:
+    """An artifact being made; its lease is held until the `building` block ends.
+
+    `directory` is where the stage writes; `previous` is the finished artifact if there already was one.
+    """
+
+    recipe: Recipe
+    directory: Path
+    lease: Lease
+    started: datetime.datetime
+    previous: Artifact | None = None
+
+    def commit(
+        self,
+        *,
+        outputs: Sequence[str] | None = None,
+        facts: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Record the outputs; from here on the artifact is done.
+
+        Args:
+            outputs: files relative to the directory; None = every file below it except bookkeeping.
+            facts: JSON values worth keeping (counts, scores).
+            config: full config with placement, for people; default the recipe's. Absolute paths are cut to `.../name`.
+        Raises:
+            OutputMissingError: a named output is missing, or there is none at all.
+            LeaseLostError: another process took over.
+            DiskFullError: no room for the record.
+        """
+        label = f"{self.recipe.stage}/{self.directory.name}"
+        names = sorted(set(outputs)) if outputs is not None else _output_names(self.directory)
+        missing = [name for name in names if not (self.directory / name).is_file()]
+        if missing or not names:
+            raise OutputMissingError(
+                f"{label}: {_some(missing) if missing else 'it has no output file at all'}; not committed"
+            )
+        known = _committed_entries(self.directory)
+        entries = {name: known.get(name) or file_entry(self.directory / name) for name in names}
+        sync_tree(self.directory)
+        finished = datetime.datetime.now(datetime.UTC)
+        record = {
+            "stage": self.recipe.stage,
+            "name": self.recipe.name,
+            "fingerprint": self.recipe.fingerprint,
+            "config": self.recipe.config,
+            "full_config": _without_absolute_paths(self.recipe.config if config is None else config),
+            "inputs": self.recipe.inputs,
+            "code_version": self.recipe.code_version,
+            "outputs": entries,
+            "facts": _without_absolute_paths(facts or {}),
+            "started": self.started.isoformat(timespec="milliseconds"),
+            "finished": finished.isoformat(timespec="milliseconds"),
+            "seconds": (finished - self.started).total_seconds(),
+            **provenance(),
+        }
+        data = json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode("utf-8")
+        self.lease.check()
+        replace_file(self.directory / RECORD, data, subject=f"record of {label}")
+        return Artifact.read(self.directory)
+
+
+class Workspace:
+    """A folder of artifacts. Paths in it are relative, so it can be moved or copied whole."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def directory(self, recipe: Recipe) -> Path:
+        """Where the recipe's artifact lives, made or not."""
+        return self.root / recipe.stage / recipe.directory_name
+
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """The recipe's artifact if it is done, else None. Sizes are checked, contents are not (see `verify`)."""
+        try:
+            artifact = Artifact.read(self.directory(recipe))
+        except (FileNotFoundError, DamagedStoreError):
+            return None
+        if artifact.fingerprint != recipe.fingerprint or artifact.problem() is not None:
+            return None
+        return artifact
+
+    def state(self, recipe: Recipe) -> ArtifactState:
+        """Done, partial, absent or damaged, with the reason."""
+        directory = self.directory(recipe)
+        try:
+            artifact = Artifact.read(directory)
+        except FileNotFoundError:
+            return _unfinished_state(directory)
+        except DamagedStoreError as error:
+            return ArtifactState("damaged", str(error))
+        if artifact.fingerprint != recipe.fingerprint:
+            return ArtifactState("damaged", f"its record is of recipe {artifact.fingerprint}, not {recipe.fingerprint}")
+        problem = artifact.problem()
+        return (
+            ArtifactState("damaged", problem) if problem else ArtifactState("done", f"{len(artifact.outputs)} outputs")
+        )
+
+    @contextmanager
+    def building(self, recipe: Recipe, *, ttl_seconds: float = DEFAULT_TTL_SECONDS) -> Iterator[Build]:
+        """Hold the artifact's lease while the block makes it; call `commit` on the Build at the end.
+
+        A record whose outputs are damaged is removed first; the outputs that are right stay, and the stage resumes from
+        its committed shards.
+
+        Raises:
+            LeaseHeldError: another live process is making it.
+            FingerprintMismatchError: the folder belongs to another recipe with the same first eight digits.
+            DiskFullError: the block ran out of disk space.
+        """
+        directory = self.directory(recipe)
+        label = f"{recipe.stage}/{directory.name}"
+        started = datetime.datetime.now(datetime.UTC)
+        with naming_disk_full(label):
+            directory.mkdir(parents=True, exist_ok=True)
+            with Lease.acquire(directory / LEASES / _LEASE, subject=label, ttl_seconds=ttl_seconds) as lease:
+                previous = self.find(recipe)
+                if previous is None:
+                    _remove_damaged_record(directory, recipe)
+                yield Build(recipe, directory, lease, started, previous)
+
+    def artifacts(self, stage: str | None = None) -> Iterator[Artifact]:
+        """Artifacts with a readable record, by stage and folder name; a damaged output does not hide one."""
+        for path in sorted(self.root.glob(f"{stage or '*'}/*/{RECORD}")):
+            try:
+                yield Artifact.read(path.parent)
+            except DamagedStoreError:
+                continue
+
+    def why(self, recipe: Recipe) -> list[Difference]:
+        """Why the stage would run: what differs between the recipe and what is there. [] = it would not run.
+
+        A record of this very recipe is compared by its outputs; otherwise the newest artifact of the same stage and
+        name is compared field by field.
+        """
+        directory = self.directory(recipe)
+        try:
+            artifact = Artifact.read(directory)
+        except (FileNotFoundError, DamagedStoreError):
+            artifact = None
+        if artifact is not None and artifact.fingerprint == recipe.fingerprint:
+            problems = {name: size_problem(artifact.path / name, e["bytes"]) for name, e in artifact.outputs.items()}
+            return [
+                Difference("output", name, f"{artifact.outputs[name]['bytes']} bytes", problem)
+                for name, problem in problems.items()
+                if problem
+            ]
+        state = self.state(recipe)
+        found = [] if state.status == "absent" else [Difference("absent", RECORD, None, state.detail)]
+        newest = self._newest_like(recipe)
+        if newest is not None:
+            return found + _recipe_differences(newest, recipe)
+        nothing = f"no finished artifact of stage {recipe.stage!r} named {recipe.name!r}"
+        return found or [Difference("absent", RECORD, None, nothing)]
+
+    def verify(self, artifact: Artifact) -> list[str]:
+        """Re-hash every output. Problems as sentences that say what to do; [] = good."""
+        problems = []
+        for name, entry in artifact.outputs.items():
+            problem = size_problem(artifact.path / name, entry["bytes"])
+            if problem is None and digest_file(artifact.path / name) != entry["digest"]:
+                problem = f"has other content than its record says ({entry['digest']})"
+            if problem is not None:
+                place = f"{artifact.stage}/{artifact.path.name}/{name}"
+                problems.append(f"{place} {problem}; delete the file and run the stage again, only it is remade")
+        return problems
+
+    def _newest_like(self, recipe: Recipe) -> Artifact | None:
+        alike = [artifact for artifact in self.artifacts(recipe.stage) if artifact.name == recipe.name]
+        return max(alike, key=lambda artifact: (artifact.record.get("finished", ""), artifact.path.name), default=None)
+
+
+def payload_digests(artifact_dir: Path | str) -> dict[str, str]:
+    """Relative path -> digest of every payload file: what must be byte-equal between two runs of one recipe.
+
+    Left out because they carry times, hosts or attempts: artifact.json, commits/, ledger/, leases/, logs/, *.tmp-*.
+    """
+    directory = Path(artifact_dir)
+    return {
+        name: digest_file(directory / name)
+        for name in _output_names(directory)
+        if PurePosixPath(name).parts[0] not in (COMMITS, LEDGERS)
+    }
+
+
+def _output_names(directory: Path) -> list[str]:
+    """Files below the directory that are no bookkeeping."""
+    return [
+        name
+        for name in tree_files(directory)
+        if name != RECORD and name.partition("/")[0] not in (LEASES, "logs") and TEMPORARY_MARK not in name
+    ]
+
+
+def _committed_entries(directory: Path) -> dict[str, dict[str, Any]]:
+    """Sizes and digests that commit records already hold: terabytes of parts are not hashed a second time."""
+    entries: dict[str, dict[str, Any]] = {}
+    for path in sorted((directory / COMMITS).glob("*.json")):
+        record = CommitRecord.read(path)
+        problem = record.problem(directory)
+        if problem is not None:
+            raise DamagedStoreError(f"{directory.parent.name}/{directory.name}: {problem}; run the stage again")
+        shard = shard_name(record.shard)
+        entries.update({f"parts/{shard}/{name}": entry for name, entry in record.files.items()})
+        entries[f"{LEDGERS}/{shard}.parquet"] = record.ledger
+    return entries
+
+
+def _unfinished_state(directory: Path) -> ArtifactState:
+    """State of a folder without a record."""
+    if not directory.is_dir():
+        return ArtifactState("absent", "never started")
+    counted = _count_commits(directory)
+    detail = "started, not finished" if counted is None else f"{counted[0]} of {counted[1]} shards committed"
+    lease = directory / LEASES / _LEASE
+    owner = read_owner(lease)
+    if owner is not None and is_live(lease):
+        detail += f"; being made by pid {owner.pid} on host {owner.host}"
+    elif counted is None and not _output_names(directory):
+        return ArtifactState("absent", "started, nothing written yet")
+    return ArtifactState("partial", detail)
+
+
+def _count_commits(directory: Path) -> tuple[int, int] | None:
+    """(intact commits, shards of their plan), None without any commit record."""
+    records = []
+    for path in sorted((directory / COMMITS).glob("*.json")):
+        try:
+            records.append(CommitRecord.read(path))
+        except DamagedStoreError:
+            continue
+    if not records:
+        return None
+    num_shards = -(-records[0].num_rows // records[0].rows_per_shard)
+    return sum(record.problem(directory) is None for record in records), num_shards
+
+
+def _remove_damaged_record(directory: Path, recipe: Recipe) -> None:
+    try:
+        artifact = Artifact.read(directory)
+    except (FileNotFoundError, DamagedStoreError):
+        artifact = None
+    if artifact is not None and artifact.fingerprint != recipe.fingerprint:
+        raise FingerprintMismatchError(
+            f"{recipe.stage}/{directory.name}: belongs to recipe {artifact.fingerprint}, this one is {recipe.fingerprint}; "
+            "rename the config or remove that folder"
+        )
+    (directory / RECORD).unlink(missing_ok=True)
+
+
+def _recipe_differences(artifact: Artifact, recipe: Recipe) -> list[Difference]:
+    found = [Difference("config", *difference) for difference in flat_differences(artifact.config, recipe.config)]
+    found += [Difference("input", *difference) for difference in flat_differences(artifact.inputs, recipe.inputs)]
+    if artifact.code_version != recipe.code_version:
+        found.append(Difference("code_version", "code_version", artifact.code_version, recipe.code_version))
+    return found
+
+
+def _first_absolute_path(value: Any, place: str) -> tuple[str, str] | None:
+    if isinstance(value, str):
+        return (place, value) if _ABSOLUTE.fullmatch(value) else None
+    items: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        items = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    return next((found for inner, item in items if (found := _first_absolute_path(item, inner))), None)
+
+
+def _without_absolute_paths(value: Any) -> Any:
+    """The value with each absolute path cut to `.../name`: a record must mean the same on another machine."""
+    if isinstance(value, str) and _ABSOLUTE.fullmatch(value):
+        return f".../{PurePosixPath(value.replace(chr(92), '/')).name}"
+    if isinstance(value, dict):
+        return {key: _without_absolute_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_absolute_paths(item) for item in value]
+    return value
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit]) or "none"
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown

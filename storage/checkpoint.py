@@ -1,0 +1,154 @@
+"""Checkpoints: opaque bytes of training state, kept so that a crash at any moment loses at most one.
+
+    checkpoints/step-00000200/<files>, record.json       the record lists size and digest of each file
+
+A checkpoint is written whole under a temporary name, synced, and renamed. Reading skips damaged ones, newest first.
+One writer at a time: the artifact's lease sees to that. Nothing in it depends on time or host.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.commits import size_problem
+from storage.durable import (
+    TEMPORARY_MARK,
+    digest_bytes,
+    naming_disk_full,
+    remove_tree,
+    sync_directory,
+    temporary_name,
+    write_synced,
+)
+from storage.errors import DamagedStoreError, OutputMissingError
+
+_RECORD = "record.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were found as recorded. `files` maps a name to {"bytes", "digest"}."""
+
+    step: int
+    path: Path
+    files: dict[str, dict[str, Any]]
+
+    def read(self, name: str) -> bytes:
+        """Bytes of a file. Raises OutputMissingError for an unknown name, DamagedStoreError if the bytes changed."""
+        if name not in self.files:
+            raise OutputMissingError(f"checkpoint {self.path.name}: no file {name!r}; it has {', '.join(self.files)}")
+        try:
+            data = (self.path / name).read_bytes()
+        except FileNotFoundError:
+            raise DamagedStoreError(f"checkpoint {self.path.name}: {name} is missing") from None
+        if digest_bytes(data) != self.files[name]["digest"]:
+            raise DamagedStoreError(f"checkpoint {self.path.name}: {name} differs from its record")
+        return data
+
+    def problem(self) -> str | None:
+        """First damaged file as a phrase, all bytes read; None if the checkpoint is whole."""
+        for name in self.files:
+            try:
+                self.read(name)
+            except DamagedStoreError as error:
+                return str(error)
+        return None
+
+
+class CheckpointStore:
+    """Checkpoints of one training run.
+
+    Args:
+        directory: folder for them, made on the first save.
+        keep: how many of the newest stay, at least 1; 2 lets a damaged newest one fall back.
+    """
+
+    def __init__(self, directory: Path | str, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"checkpoint store: keep is {keep}, must be at least 1")
+        self.directory = Path(directory)
+        self.keep = keep
+
+    def save(self, step: int, files: Mapping[str, bytes]) -> Checkpoint:
+        """Write a checkpoint durably, then drop those older than the newest `keep`.
+
+        Args:
+            step: training step, >= 0; an existing checkpoint of the step is replaced.
+            files: plain file names -> bytes.
+        Raises:
+            ValueError: a bad step or file name, or no files.
+            DiskFullError: no room; the checkpoints before are intact.
+        """
+        self._check_request(step, files)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        final = self.directory / f"step-{step:08d}"
+        temporary = temporary_name(final)
+        entries = {name: {"bytes": len(files[name]), "digest": digest_bytes(files[name])} for name in sorted(files)}
+        try:
+            with naming_disk_full(f"checkpoint {final.name}"):
+                temporary.mkdir()
+                for name in sorted(files):
+                    write_synced(temporary / name, bytes(files[name]))
+                record = json.dumps({"step": step, "files": entries}, indent=1, sort_keys=True)
+                write_synced(temporary / _RECORD, record.encode("utf-8"))
+                sync_directory(temporary)
+                self._put_in_place(temporary, final)
+        except BaseException:
+            remove_tree(temporary)
+            raise
+        self._prune()
+        return Checkpoint(step, final, entries)
+
+    def latest(self) -> Checkpoint | None:
+        """Newest checkpoint whose every byte is as recorded; None if there is none."""
+        return next((found for found in self._readable() if found.problem() is None), None)
+
+    def steps(self) -> list[int]:
+        """Steps with a readable record, ascending; their bytes are not checked."""
+        return sorted(found.step for found in self._readable())
+
+    def _check_request(self, step: int, files: Mapping[str, bytes]) -> None:
+        if step < 0:
+            raise ValueError(f"checkpoint: step is {step}, must be >= 0")
+        bad = [name for name in files if not _NAME.fullmatch(name) or name == _RECORD or TEMPORARY_MARK in name]
+        if bad or not files:
+            raise ValueError(f"checkpoint of step {step}: file names {bad or 'none given'}; allowed are plain names")
+
+    def _put_in_place(self, temporary: Path, final: Path) -> None:
+        """Rename into place; an old checkpoint of the step steps aside first, since a full folder cannot be replaced."""
+        aside = temporary_name(final)
+        if final.exists():
+            os.rename(final, aside)
+        os.rename(temporary, final)
+        sync_directory(self.directory)
+        remove_tree(aside)
+
+    def _readable(self) -> Iterator[Checkpoint]:
+        """Checkpoints with a complete record, newest first."""
+        for path in sorted(self.directory.glob("step-*"), reverse=True):
+            if TEMPORARY_MARK in path.name:
+                continue
+            try:
+                record = json.loads((path / _RECORD).read_bytes())
+                yield Checkpoint(int(record["step"]), path, dict(record["files"]))
+            except (OSError, ValueError, TypeError, KeyError):
+                continue  # torn by a host crash: not a checkpoint
+
+    def _prune(self) -> None:
+        """Keep the newest `keep` whose files have their sizes; everything else goes, litter of a killed save too."""
+        whole = [found.path for found in self._readable() if _sizes_right(found)]
+        for path in self.directory.glob("step-*"):
+            if path not in whole[: self.keep]:
+                doomed = path if TEMPORARY_MARK in path.name else temporary_name(path)
+                if doomed != path:
+                    os.rename(path, doomed)  # first out of sight: a half-deleted folder must not look like a checkpoint
+                remove_tree(doomed)
+
+
+def _sizes_right(checkpoint: Checkpoint) -> bool:
+    return all(size_problem(checkpoint.path / name, entry["bytes"]) is None for name, entry in checkpoint.files.items())

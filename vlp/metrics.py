@@ -5,7 +5,8 @@ Ties. A rank is 1 + (rivals with a larger score) + what ties add:
 - "mean" (default): the expected rank under random order of equal scores. A model that scores everything alike gets
   chance, neither 100 nor 0.
 - "official": what the Frozen / DemoVLP code counts: from captions to videos a tie is won, from videos to captions it
-  counts as the mean position, and a video's own other captions are rivals. Only to compare with their numbers.
+  counts as the mean position, and a video's own other captions are rivals; half ranks are rounded down for R@5 and up
+  (rank 5.5 is within 5), not for R@1. Only to compare with their numbers.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def retrieval_metrics(
     """
     similarity, videos = _checked(similarity, video_of_caption)
     return {
-        "t2v": summarize_ranks(text_to_video_ranks(similarity, videos, ties=ties), recall_levels),
-        "v2t": summarize_ranks(video_to_text_ranks(similarity, videos, ties=ties), recall_levels),
+        "t2v": summarize_ranks(text_to_video_ranks(similarity, videos, ties=ties), recall_levels, ties=ties),
+        "v2t": summarize_ranks(video_to_text_ranks(similarity, videos, ties=ties), recall_levels, ties=ties),
     }
 
 
@@ -77,9 +78,12 @@ def video_to_text_ranks(
     return np.array(ranks, dtype=np.float64)
 
 
-def summarize_ranks(ranks: np.ndarray, recall_levels: Sequence[int] = RECALL_LEVELS) -> dict[str, float]:
+def summarize_ranks(
+    ranks: np.ndarray, recall_levels: Sequence[int] = RECALL_LEVELS, *, ties: Ties = "mean"
+) -> dict[str, float]:
     """R@K in percent, MedR, MeanR, geometric mean of R@1, R@5, R@10, and the number of queries."""
-    metrics = {f"R@{k}": float(100 * np.mean(ranks <= k)) for k in recall_levels}
+    rounded = np.floor(ranks) if ties == "official" else ranks
+    metrics = {f"R@{k}": float(100 * np.mean((ranks if k == 1 else rounded) <= k)) for k in recall_levels}
     metrics["MedR"] = float(np.median(ranks))
     metrics["MeanR"] = float(np.mean(ranks))
     if {1, 5, 10} <= set(recall_levels):

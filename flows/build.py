@@ -72,6 +72,7 @@ def work_through(
         shards: the lane.
         make: (shard, manifest rows, staging folder) -> ledger rows; writes the part's files into the staging folder.
     """
+    parts.sweep()
     while waiting := [shard for shard in parts.pending() if shard in shards]:
         idle = True
         for shard in waiting:
@@ -79,13 +80,10 @@ def work_through(
             if lease is None:
                 continue
             with lease:
-                if shard in parts.committed():  # another run finished it between our listing and our claim
-                    continue
                 idle = False
                 staging = parts.staging(shard)
                 rows = parts.plan.range_of(shard)
                 ledger = make(shard, rows, staging)
-                lease.check()
                 parts.commit(shard, staging, ledger=ledger, facts={})
             progress.update(len(parts.committed()), parts.plan.num_shards)
         if idle:

@@ -64,7 +64,8 @@ def _extract_lane(run: StepRun, name: str, config: PipelineConfig, plan: ShardPl
     weights = (
         run.inputs["detector"].file("detector.safetensors") if "detector" in run.inputs else config.detector.weights
     )
-    detector = RegionDetector(config.detector.model, weights, device=choose_device(run.execution.device))
+    model = config.detector.model.model_copy(update={"device": choose_device(run.execution.device)})
+    detector = RegionDetector(model, weights)
     manifest, frames = _manifest(run), FrameStore(run.inputs["frames"].path)
     spec = RegionStoreSpec(
         num_frames=config.corpora[name].sampling.num_frames,
@@ -74,7 +75,9 @@ def _extract_lane(run: StepRun, name: str, config: PipelineConfig, plan: ShardPl
     )
 
     def make(shard, rows, staging):
-        with RegionStoreWriter(staging, spec, rows) as writer:
-            return extract_shard(frames, manifest, rows, detector, writer)
+        writer = RegionStoreWriter(staging, spec, rows)
+        ledger = extract_shard(frames, manifest, rows, detector, writer)
+        writer.close()
+        return ledger
 
     work_through(parts, shards, run.progress, make)

@@ -55,7 +55,9 @@ def _sample_lane(run: StepRun, section: CorpusSection, plan: ShardPlan, shards: 
     with DecodingPool(run.execution.workers) as pool:
 
         def make(shard, rows, staging):
-            with FrameStoreWriter(staging) as writer:
-                return sample_shard(manifest, rows, root, section.sampling, writer, pool)
+            writer = FrameStoreWriter(staging)
+            ledger = sample_shard(manifest, rows, root, section.sampling, writer, pool)
+            writer.close()
+            return ledger
 
         work_through(parts, shards, run.progress, make)

@@ -1,6 +1,7 @@
 """Annotated boxes -> detector weights, where no trained Visual Genome weights are given."""
 
 import json
+import math
 from importlib.metadata import version
 from typing import Any
 
@@ -42,28 +43,30 @@ def step(config: PipelineConfig, steps: dict[str, Step]) -> Step:
 def _train(run: StepRun, config: PipelineConfig) -> dict[str, Any]:
     from detector.evaluation import evaluate_detector
     from detector.inference import RegionDetector
-    from detector.training import train_detector
+    from detector.training import StepReport, train_detector
     from flows.devices import choose_device, use_threads
     from storage.checkpoint import CheckpointStore
+    from storage.durable import replace_file
 
-    section, device = config.detector.train, choose_device(run.execution.device)
+    section = config.detector.train
+    model = config.detector.model.model_copy(update={"device": choose_device(run.execution.device)})
     use_threads(run.execution.threads)
     total = section.training.steps
     curve: list[dict[str, Any]] = []
 
-    def on_step(step: int, losses: dict[str, float]) -> None:
-        curve.append({"step": step, **{name: round(float(value), 6) for name, value in losses.items()}})
-        run.progress.update(step, total, f"loss {losses['loss']:.3f}")
+    def on_step(report: StepReport) -> None:
+        curve.append({"step": report.step, **{name: round(loss, 6) for name, loss in report.losses.items()}})
+        run.progress.update(report.step, total, f"loss {report.losses['total']:.3f}")
 
     checkpoints = CheckpointStore(run.directory / "checkpoints", keep=1)
-    weights = train_detector(
-        config.detector.model, section.training, _examples(run, "", section.split, section.max_clips),
-        checkpoints=checkpoints, on_step=on_step, device=device,
-    )  # fmt: skip
+    examples = _examples(run, "", section.split, section.max_clips)
+    weights = train_detector(model, section.training, examples, checkpoints=checkpoints, on_step=on_step)
     path = run.directory / "detector.safetensors"
-    path.write_bytes(weights)
-    detector = RegionDetector(config.detector.model, path, device=device)
-    scores = evaluate_detector(detector, _examples(run, "eval_", section.eval_split, section.max_eval_clips))
+    replace_file(path, weights, subject=f"weights of {run.recipe.name}")
+    scores = evaluate_detector(
+        RegionDetector(model, path), _examples(run, "eval_", section.eval_split, section.max_eval_clips)
+    )
+    scores = {name: None if math.isnan(score) else score for name, score in scores.items()}
     _write_json(run.directory / "metrics.json", scores)
     _write_json(run.directory / "logs" / "curve.json", curve)
     return scores

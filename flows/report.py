@@ -1,0 +1,253 @@
+"""The report: everything the finished steps say, gathered and rendered as one self-contained page and one JSON file."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import yaml
+
+from flows.config import PipelineConfig
+from flows.dag import Step, StepRun
+from flows.report_dag import direct_needs, draw_dag
+from flows.report_examples import Allowance, gather_examples
+from flows.report_scores import LOSSES, METRICS, describe_detector, gather_curves, gather_evaluations, gather_trainings
+from storage.artifact import Artifact
+from storage.ledger import read_ledger
+
+TEMPLATE = "report.html.j2"
+MAX_CLIPS = 50  # clip ids listed per step and reason
+# All pictures together, as base64. With text, style and the rest the page stays below 3 MB, which mail programs let through.
+MAX_PICTURE_BYTES = 2_300_000
+
+
+def write_report(config: PipelineConfig, steps: Mapping[str, Step], run: StepRun) -> dict[str, Any]:
+    """Write report.html and summary.json into the step's folder.
+
+    Args:
+        steps: the steps shown, in an order in which they can run; ``run.inputs`` has the artifact of each under its name.
+    Returns:
+        Facts for the record: size of the page, pictures left out for its size.
+    """
+    allowance = Allowance(MAX_PICTURE_BYTES)
+    view = gather(config, steps, run, allowance)
+    page = render(view)
+    summary = json.dumps(summarize(config, view), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    (run.directory / "report.html").write_text(page, encoding="utf-8")
+    (run.directory / "summary.json").write_text(summary + "\n", encoding="utf-8")
+    return {"page_bytes": len(page.encode("utf-8")), "pictures_left_out": allowance.refused}
+
+
+def render(view: Mapping[str, Any]) -> str:
+    """The page; every value but our own drawing is escaped, a value the template lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(files("flows") / "templates")), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(TEMPLATE).render(view)
+
+
+def gather(
+    config: PipelineConfig, steps: Mapping[str, Step], run: StepRun, allowance: Allowance
+) -> dict[str, Any]:
+    """Everything the template shows, as plain values."""
+    inputs = run.inputs
+    evaluations = gather_evaluations(config, inputs)
+    trainings = gather_trainings(config, inputs)
+    failures = gather_failures(inputs)
+    seconds = {name: step_seconds(inputs[name]) for name in steps}
+    detector = describe_detector(config, inputs)
+    return {
+        "name": config.name,
+        "tiles": _tiles(evaluations, trainings, failures, sum(seconds.values())),
+        "summary": _summary(config, evaluations, trainings),
+        "detector": detector,
+        "evaluations": evaluations,
+        "metric_columns": METRICS,
+        "trainings": trainings,
+        "loss_columns": LOSSES,
+        "curves": gather_curves(config, inputs, allowance),
+        "examples": gather_examples(config, inputs, allowance),
+        "steps": _step_rows(steps, run, seconds),
+        "total_time": duration(sum(seconds.values())),
+        "dag_svg": draw_dag(steps, seconds),
+        "failures": failures,
+        "max_clips": MAX_CLIPS,
+        "provenance": gather_provenance(inputs),
+        "packages": _packages(inputs),
+        "config_yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),
+    }
+
+
+def summarize(config: PipelineConfig, view: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of the report that follow from the recipe alone: no times, hosts or versions."""
+    return {
+        "name": config.name,
+        "fingerprints": {step["name"]: step["fingerprint"] for step in view["steps"]},
+        "detector": view["detector"]["metrics"],
+        "trainings": {
+            t["step"]: {"losses": t["losses"], "clips": t["clips"], "steps": t["num_steps"]} for t in view["trainings"]
+        },
+        "evaluations": {
+            e["name"]: {
+                "corpus": e["corpus"],
+                "split": e["split"],
+                "model": e["model"],
+                "excluded": {item["reason"]: item["count"] for item in e["excluded"]},
+                **{
+                    d["key"]: {"metrics": d["metrics"], "chance": d["chance"], "queries": d["num_queries"], "candidates": d["num_candidates"]}
+                    for d in e["directions"]
+                },
+            }
+            for e in view["evaluations"]
+        },
+        "failures": [{key: f[key] for key in ("step", "status", "reason", "count")} for f in view["failures"]],
+    }  # fmt: skip
+
+
+def gather_failures(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """Clips that are not ok, by step, status and reason, from the ledgers."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for name, artifact in inputs.items():
+        for row in _ledger_rows(artifact):
+            if row["status"] == "ok":
+                continue
+            key = (name, row["status"], row["reason"])
+            entry = found.setdefault(key, {"count": 0, "clip_ids": [], "message": row["message"]})
+            entry["count"] += 1
+            if len(entry["clip_ids"]) < MAX_CLIPS:
+                entry["clip_ids"].append(row["clip_id"])
+    return [{"step": s, "status": status, "reason": reason, **rest} for (s, status, reason), rest in found.items()]
+
+
+def _ledger_rows(artifact: Artifact) -> list[dict[str, Any]]:
+    paths = [*artifact.path.glob("ledger.parquet"), *sorted(artifact.path.glob("ledger/*.parquet"))]
+    return [row for path in paths for row in read_ledger(path).to_pylist()]
+
+
+def step_seconds(artifact: Artifact) -> float:
+    """Seconds a step's work took: of its last build, and of every clip for a step made of shards.
+
+    The record of a sharded step times its sealing only, its ledgers hold the work.
+    """
+    return artifact.seconds + sum(row["seconds"] for row in _ledger_rows(artifact))
+
+
+def _step_rows(steps: Mapping[str, Step], run: StepRun, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [
+        {
+            "name": name,
+            "state": str(run.workspace.state(step.recipe).status),
+            "fingerprint": step.recipe.fingerprint,
+            "needs": direct_needs(steps, name),
+            "time": duration(seconds[name]),
+            "share": seconds[name] / longest,
+            "size": size(sum(entry["bytes"] for entry in run.inputs[name].outputs.values())),
+        }
+        for name, step in steps.items()
+    ]
+
+
+def gather_provenance(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """Commit, host, Python and dates, each with the steps that differ."""
+    records = {name: artifact.record for name, artifact in inputs.items()}
+    facts = {
+        "Git commit": {name: _commit(record.get("git")) for name, record in records.items()},
+        "Host": {name: record["host"] for name, record in records.items()},
+        "Python": {name: record["python"] for name, record in records.items()},
+    }
+    rows = [{"name": name, "values": distinct(values)} for name, values in facts.items()]
+    if records:
+        first, last = min(r["started"] for r in records.values()), max(r["finished"] for r in records.values())
+        when = [{"text": f"{_minute(first)} to {_minute(last)} UTC", "steps": []}]
+        rows.append({"name": "Made", "values": when})
+    return rows
+
+
+def distinct(values: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Distinct values with the names that have each; no names where all agree."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(value, []).append(name)
+    return [{"text": text, "steps": who if len(names) > 1 else []} for text, who in names.items()]
+
+
+def _packages(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    records = {name: artifact.record["packages"] for name, artifact in inputs.items()}
+    names = sorted({package for packages in records.values() for package in packages})
+    return [
+        {"name": package, "values": distinct({step: found.get(package, "not installed") for step, found in records.items()})}
+        for package in names
+    ]
+
+
+def _commit(git: Mapping[str, Any] | None) -> str:
+    if git is None:
+        return "not a git checkout"
+    return git["commit"] + (" with uncommitted changes" if git["dirty"] else "")
+
+
+def _minute(stamp: str) -> str:
+    return datetime.fromisoformat(stamp).strftime("%Y-%m-%d %H:%M")
+
+
+def _tiles(evaluations: list, trainings: list, failures: list, seconds: float) -> list[dict[str, str]]:
+    tiles = []
+    if evaluations:
+        last = evaluations[-1]
+        for direction in last["directions"]:
+            chance = f"{last['name']}, chance {direction['chance']['R@1']:.1f} %"
+            tiles.append({"label": f"R@1 {direction['label']}", "value": f"{direction['metrics']['R@1']:.1f} %", "note": chance})
+    if trainings:
+        clips = ", ".join(t["step"] for t in trainings)
+        tiles.append({"label": "Clips trained on", "value": f"{sum(_corpus_clips(trainings).values()):,}", "note": clips})
+    lost = sum(failure["count"] for failure in failures)
+    tiles.append({"label": "Clips failed or left out", "value": f"{lost:,}", "note": "see Failures" if lost else "every clip passed"})
+    tiles.append({"label": "Work", "value": duration(seconds), "note": "all steps, as built last"})
+    return tiles
+
+
+def _corpus_clips(trainings: list) -> dict[str, int]:
+    """Clips trained on by corpus; one trained on twice counts once."""
+    return {corpus: count for training in trainings for corpus, count in training["clips"].items()}
+
+
+def _summary(config: PipelineConfig, evaluations: list, trainings: list) -> str:
+    """One paragraph: what was trained on how many clips, and how well it finds clips and captions."""
+    parts = []
+    for training in trainings:
+        clips = " and ".join(f"{count:,} clips of {corpus}" for corpus, count in training["clips"].items())
+        parts.append(f"{training['step']} trained the region-word dual encoder on {clips} for {training['num_steps']:,} steps.")
+    if not trainings:
+        parts.append("No model was trained.")
+    if evaluations:
+        last = evaluations[-1]
+        text, video = last["directions"]
+        parts.append(
+            f"On the {last['split']} split of {last['corpus']}, {last['model']} ranks the right clip first for "
+            f"{text['metrics']['R@1']:.1f} % of {text['num_queries']:,} captions (chance {text['chance']['R@1']:.1f} %), and a right "
+            f"caption first for {video['metrics']['R@1']:.1f} % of {video['num_queries']:,} clips (chance {video['chance']['R@1']:.1f} %)."
+        )
+    source = "trained in this run" if config.detector.train else "loaded from a weights file"
+    parts.append(f"Regions come from the {config.detector.model.preset} Faster R-CNN, {source}.")
+    return " ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: '4.2 s', '3 min 07 s', '2 h 05 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes for people, in powers of 1000."""
+    for limit, unit, digits in ((1e3, "B", 0), (1e6, "kB", 0), (1e9, "MB", 1), (1e12, "GB", 1)):
+        if num_bytes < limit:
+            return f"{num_bytes / (limit / 1e3):.{digits}f} {unit}"
+    return f"{num_bytes / 1e12:.1f} TB"

@@ -12,7 +12,6 @@ A peer's empty marker file knows no config, and a scheduler's database forgets; 
 
 import datetime
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,14 +30,12 @@ from storage.durable import (
     tree_files,
 )
 from storage.errors import DamagedStoreError, FingerprintMismatchError, OutputMissingError
-from storage.fingerprint import fingerprint
 from storage.lease import DEFAULT_TTL_SECONDS, Lease, is_live, read_owner
 from storage.provenance import provenance
+from storage.recipe import Recipe, without_absolute_paths
 
 RECORD = "artifact.json"
 _LEASE = "artifact.lease"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_ABSOLUTE = re.compile(r"/[^\s/]+(/\S*)?|[A-Za-z]:[\\/]\S*|file://\S*")
 
 __all__ = [
     "Artifact",
@@ -49,59 +46,6 @@ __all__ = [
     "Workspace",
     "payload_digests",
 ]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What an artifact is made from; equal recipes have equal outputs.
-
-    Args:
-        stage: such as "extract"; first folder below the workspace.
-        name: label for people, such as the config's name; not part of the fingerprint.
-        config: identity values of the stage's config (`storage.fingerprint.identity`).
-        inputs: role -> fingerprint of an input artifact or digest of a file.
-        code_version: integer the stage's author raises when its output changes.
-    Raises:
-        ValueError: stage or name cannot be a folder name, or the config holds an absolute path (that is placement).
-        UnhashableIdentityError: a value has no deterministic text.
-    """
-
-    stage: str
-    name: str
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    code_version: int
-
-    def __post_init__(self) -> None:
-        for word, value in (("stage", self.stage), ("name", self.name)):
-            if not _NAME.fullmatch(value) or TEMPORARY_MARK in value:
-                raise ValueError(
-                    f"recipe {word} {value!r}: must be letters, digits, '.', '_' and '-', starting with a letter or digit"
-                )
-        path = _first_absolute_path(self.config, "")
-        if path is not None:
-            raise ValueError(
-                f"recipe of stage {self.stage!r}: config field {path[0]} is the absolute path {path[1]!r}; where a file "
-                "lies is placement: leave it out and put the file's digest into inputs"
-            )
-        object.__setattr__(self, "_fingerprint", fingerprint(self._identity()))
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits over stage, config, inputs and code_version."""
-        return self._fingerprint  # type: ignore[attr-defined]
-
-    @property
-    def directory_name(self) -> str:
-        return f"{self.name}-{self.fingerprint[:8]}"
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage,
-            "config": self.config,
-            "inputs": self.inputs,
-            "code_version": self.code_version,
-        }
 
 
 @dataclass(frozen=True)
@@ -195,36 +139,31 @@ class Build:
             config: full config with placement, for people; default the recipe's. Absolute paths are cut to `.../name`.
         Raises:
             OutputMissingError: a named output is missing, or there is none at all.
+            ValueError: an output outside the directory, or a fact that JSON cannot hold (NaN).
+            DamagedStoreError: a committed part is damaged.
             LeaseLostError: another process took over.
             DiskFullError: no room for the record.
         """
         label = f"{self.recipe.stage}/{self.directory.name}"
-        names = sorted(set(outputs)) if outputs is not None else _output_names(self.directory)
-        missing = [name for name in names if not (self.directory / name).is_file()]
-        if missing or not names:
-            raise OutputMissingError(
-                f"{label}: {_some(missing) if missing else 'it has no output file at all'}; not committed"
-            )
-        known = _committed_entries(self.directory)
-        entries = {name: known.get(name) or file_entry(self.directory / name) for name in names}
-        sync_tree(self.directory)
+        self.lease.check()
+        entries = _output_entries(self.directory, label, outputs)
         finished = datetime.datetime.now(datetime.UTC)
         record = {
             "stage": self.recipe.stage,
             "name": self.recipe.name,
             "fingerprint": self.recipe.fingerprint,
             "config": self.recipe.config,
-            "full_config": _without_absolute_paths(self.recipe.config if config is None else config),
+            "full_config": without_absolute_paths(self.recipe.config if config is None else config),
             "inputs": self.recipe.inputs,
             "code_version": self.recipe.code_version,
             "outputs": entries,
-            "facts": _without_absolute_paths(facts or {}),
+            "facts": without_absolute_paths(facts or {}),
             "started": self.started.isoformat(timespec="milliseconds"),
             "finished": finished.isoformat(timespec="milliseconds"),
             "seconds": (finished - self.started).total_seconds(),
             **provenance(),
         }
-        data = json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode("utf-8")
+        data = _record_bytes(record, label)
         self.lease.check()
         replace_file(self.directory / RECORD, data, subject=f"record of {label}")
         return Artifact.read(self.directory)
@@ -284,6 +223,8 @@ class Workspace:
         with naming_disk_full(label):
             directory.mkdir(parents=True, exist_ok=True)
             with Lease.acquire(directory / LEASES / _LEASE, subject=label, ttl_seconds=ttl_seconds) as lease:
+                for litter in directory.glob(f"{RECORD}{TEMPORARY_MARK}*"):  # of a build killed while recording
+                    litter.unlink()
                 previous = self.find(recipe)
                 if previous is None:
                     _remove_damaged_record(directory, recipe)
@@ -338,6 +279,28 @@ class Workspace:
     def _newest_like(self, recipe: Recipe) -> Artifact | None:
         alike = [artifact for artifact in self.artifacts(recipe.stage) if artifact.name == recipe.name]
         return max(alike, key=lambda artifact: (artifact.record.get("finished", ""), artifact.path.name), default=None)
+
+
+def _record_bytes(record: dict[str, Any], label: str) -> bytes:
+    try:
+        return json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode("utf-8")
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{label}: facts and config must hold JSON values, finite numbers only ({error})") from error
+
+
+def _output_entries(directory: Path, label: str, outputs: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Size and digest of every output, all of them synced to disk."""
+    names = sorted(set(outputs)) if outputs is not None else _output_names(directory)
+    outside = [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise ValueError(f"{label}: outputs {_some(outside)} must be paths relative to the artifact, without '..'")
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing or not names:
+        found = f"output {_some(missing)} is missing" if missing else "it has no output file at all"
+        raise OutputMissingError(f"{label}: {found}; nothing is recorded")
+    known = _committed_entries(directory)
+    sync_tree(directory)
+    return {name: known.get(name) or file_entry(directory / name) for name in names}
 
 
 def payload_digests(artifact_dir: Path | str) -> dict[str, str]:
@@ -424,28 +387,6 @@ def _recipe_differences(artifact: Artifact, recipe: Recipe) -> list[Difference]:
     if artifact.code_version != recipe.code_version:
         found.append(Difference("code_version", "code_version", artifact.code_version, recipe.code_version))
     return found
-
-
-def _first_absolute_path(value: Any, place: str) -> tuple[str, str] | None:
-    if isinstance(value, str):
-        return (place, value) if _ABSOLUTE.fullmatch(value) else None
-    items: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        items = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-    return next((found for inner, item in items if (found := _first_absolute_path(item, inner))), None)
-
-
-def _without_absolute_paths(value: Any) -> Any:
-    """The value with each absolute path cut to `.../name`: a record must mean the same on another machine."""
-    if isinstance(value, str) and _ABSOLUTE.fullmatch(value):
-        return f".../{PurePosixPath(value.replace(chr(92), '/')).name}"
-    if isinstance(value, dict):
-        return {key: _without_absolute_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_absolute_paths(item) for item in value]
-    return value
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

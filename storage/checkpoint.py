@@ -81,11 +81,13 @@ class CheckpointStore:
             step: training step, >= 0; an existing checkpoint of the step is replaced.
             files: plain file names -> bytes.
         Raises:
-            ValueError: a bad step or file name, or no files.
+            ValueError: a bad step or file name, no files, or an intact checkpoint of a later step (resume from it;
+                damaged later ones are removed).
             DiskFullError: no room; the checkpoints before are intact.
         """
         self._check_request(step, files)
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._drop_damaged_after(step)
         final = self.directory / f"step-{step:08d}"
         temporary = temporary_name(final)
         entries = {name: {"bytes": len(files[name]), "digest": digest_bytes(files[name])} for name in sorted(files)}
@@ -119,8 +121,21 @@ class CheckpointStore:
         if bad or not files:
             raise ValueError(f"checkpoint of step {step}: file names {bad or 'none given'}; allowed are plain names")
 
+    def _drop_damaged_after(self, step: int) -> None:
+        for later in list(self._readable()):
+            if later.step > step and later.problem() is None:
+                raise ValueError(
+                    f"checkpoint of step {step}: {later.path.name} exists and is whole; resume from it, "
+                    "or train into another folder"
+                )
+            if later.step > step:
+                self._remove(later.path)
+
     def _put_in_place(self, temporary: Path, final: Path) -> None:
-        """Rename into place; an old checkpoint of the step steps aside first, since a full folder cannot be replaced."""
+        """Rename into place; an old checkpoint of the step steps aside first, since a full folder cannot be replaced.
+
+        A kill between the two renames loses that step, and `latest` falls back to the one before.
+        """
         aside = temporary_name(final)
         if final.exists():
             os.rename(final, aside)
@@ -144,10 +159,15 @@ class CheckpointStore:
         whole = [found.path for found in self._readable() if _sizes_right(found)]
         for path in self.directory.glob("step-*"):
             if path not in whole[: self.keep]:
-                doomed = path if TEMPORARY_MARK in path.name else temporary_name(path)
-                if doomed != path:
-                    os.rename(path, doomed)  # first out of sight: a half-deleted folder must not look like a checkpoint
-                remove_tree(doomed)
+                self._remove(path)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        """Rename, then delete: a half-deleted folder must not look like a checkpoint."""
+        doomed = path if TEMPORARY_MARK in path.name else temporary_name(path)
+        if doomed != path:
+            os.rename(path, doomed)
+        remove_tree(doomed)
 
 
 def _sizes_right(checkpoint: Checkpoint) -> bool:

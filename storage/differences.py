@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from storage.fingerprint import canonical_json
+
 NOT_SET = "(not set)"
 
 
@@ -37,14 +39,9 @@ def flat_differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any
     if _lists_of_models(old, new):
         pairs = enumerate(zip(old, new, strict=True))
         return [item for index, (a, b) in pairs for item in flat_differences(a, b, f"{place}[{index}]")]
-    same = type(_listed(old)) is type(_listed(new)) and _listed(old) == _listed(new)
-    return [] if same else [(place, old, new)]
+    return [] if canonical_json(old) == canonical_json(new) else [(place, old, new)]
 
 
 def _lists_of_models(old: Any, new: Any) -> bool:
     both = isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new)
     return both and any(isinstance(item, dict) for item in (*old, *new))
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,8 @@
 """Identity as text: the same recipe gives the same 64 hex digits on every machine, and nothing else does.
 
 A value is written as canonical JSON (sorted keys, ASCII, no spaces, shortest float form) and hashed with sha256. A value
-whose text could differ between two runs (a set, an object, NaN) raises instead of hashing its address.
+whose text could differ between two runs (a set, an object, NaN) raises instead of hashing its address. As in RFC 8785 a
+whole-numbered float reads as the integer: pydantic turns a YAML `1` into 1.0 but leaves a default `1` alone.
 Config fields marked `json_schema_extra={"placement": True}` say where or how, not what, and never enter.
 """
 
@@ -24,18 +25,20 @@ from storage.errors import UnhashableIdentityError
 
 __all__ = ["canonical_json", "digest_file", "fingerprint", "identity"]
 
+_EXACT_INTEGERS = 2.0**53  # every whole number below it is a float of its own
 _TEXT_TYPES = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
 def canonical_json(value: Any) -> str:
     """One text per value: None, bool, int, finite float, str, list, tuple, dict with str keys, Enum, pydantic model.
 
-    A tuple reads as a list, an Enum as its value, a model as `identity(model)`. 1 and 1.0 stay different.
+    A tuple reads as a list, an Enum as its value, a model as `identity(model)`, 1.0 as 1 and -0.0 as 0.
 
     Raises:
         UnhashableIdentityError: anything else; the message names the place inside the value, such as `a.b[2]`.
     """
-    return json.dumps(_plain(value, ""), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    plain = _plain(value, "")
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def fingerprint(value: Any) -> str:
@@ -85,7 +88,7 @@ def _plain(value: Any, place: str, *, in_model: bool = False) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise _unhashable(value, place, "is not a finite number")
-        return float(value)
+        return int(value) if value.is_integer() and abs(value) < _EXACT_INTEGERS else float(value)
     if isinstance(value, str):
         return str(value)
     if isinstance(value, BaseModel):

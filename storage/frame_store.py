@@ -15,8 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.absent_rows import absent_row_error, describe_row
 from storage.durable import digest_file, naming_disk_full
-from storage.errors import DamagedStoreError, FailedRowError, MissingRowError
+from storage.errors import DamagedStoreError
 from storage.jpeg import jpeg_size_px
 from storage.shards import PartSet, label
 
@@ -146,11 +147,12 @@ class FrameStore:
     Raises:
         MissingRowError: nothing was ever committed there.
         FingerprintMismatchError: made by another recipe.
+        DamagedStoreError: a committed file is missing or has another size; names the part and the file.
     """
 
     def __init__(self, directory: Path | str, fingerprint: str | None = None) -> None:
         self._parts = PartSet.open(directory, fingerprint)
-        self._label = label(Path(directory))
+        self._parts.check_all()
         self._open: tuple[int, _FramePart] | None = None
 
     @property
@@ -169,7 +171,7 @@ class FrameStore:
         """
         part = self._part(self._parts.plan.shard_of(row))
         if row not in part.position:
-            raise _absent_row(self._parts, self._label, row)
+            raise absent_row_error(self._parts, row)
         return part.read(row)
 
     def rows(self) -> Iterator[FrameRow]:
@@ -186,18 +188,20 @@ class FrameStore:
 
     def _part(self, shard: int) -> "_FramePart":
         if self._open is None or self._open[0] != shard:
-            record = self._parts.record(shard)
-            name = f"part {shard:06d} of {self._label}"
-            self._open = (shard, _FramePart(self._parts.part(shard), name, record.files["plan.parquet"]["digest"]))
+            self._open = (shard, _FramePart(self._parts, shard))
         return self._open[1]
 
 
 class _FramePart:
     """One opened part: its plan in memory, its frames read a row group at a time."""
 
-    def __init__(self, folder: Path, name: str, plan_digest: str) -> None:
-        self._name = name
-        if digest_file(folder / "plan.parquet") != plan_digest:
+    def __init__(self, parts: PartSet, shard: int) -> None:
+        name = f"part {shard:06d} of {label(parts.directory)}"
+        self._parts = parts
+        folder, record = parts.part(shard), parts.record(shard)
+        if not {"plan.parquet", "frames.parquet"} <= record.files.keys():
+            raise DamagedStoreError(f"{name}: holds {', '.join(record.files)}; this is no frame store")
+        if digest_file(folder / "plan.parquet") != record.files["plan.parquet"]["digest"]:
             raise DamagedStoreError(f"{name}: plan.parquet differs from its commit record; {_REMAKE}")
         try:
             self.plan = pq.read_table(folder / "plan.parquet", memory_map=False)
@@ -224,18 +228,20 @@ class _FramePart:
         )
 
     def _jpegs(self, index: int, values: dict) -> list[bytes]:
-        where = f"{self._name}: frames of clip {values['clip_id']!r} (row {values['row']})"
         group, offset = divmod(index, _ROWS_PER_GROUP)
         try:
             if self._group is None or self._group[0] != group:
                 self._group = (group, self._frames.read_row_group(group))
             stored = self._group[1].slice(offset, 1).to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DamagedStoreError(f"{where} cannot be read ({error}); {_REMAKE}") from error
+            raise self._damaged(values, f"cannot be read ({error})") from error
         jpegs = stored[0]["jpegs"] if stored and stored[0]["row"] == values["row"] else []
         if [zlib.crc32(jpeg) for jpeg in jpegs] != values["jpeg_crc32"]:
-            raise DamagedStoreError(f"{where} differ from what was written (crc32); {_REMAKE}")
+            raise self._damaged(values, "differ from what was written (crc32)")
         return jpegs
+
+    def _damaged(self, values: dict, problem: str) -> DamagedStoreError:
+        return DamagedStoreError(f"{describe_row(self._parts, values['row'])}: frames {problem}; {_REMAKE}")
 
 
 _REMAKE = "delete the file and run the stage again, it remakes this part"
@@ -259,15 +265,3 @@ def _checked_size(frame_row: FrameRow, previous_row: int) -> tuple[int, int]:
     if len(sizes) != 1 or (frame_row.size_px is not None and sizes != {tuple(frame_row.size_px)}):
         raise ValueError(f"{name}: frames of sizes {sorted(sizes)} px; the frames of a clip must be of one size")
     return sizes.pop()
-
-
-def _absent_row(parts: PartSet, store: str, row: int) -> LookupError:
-    """The right error for a row without data: failed if the ledger says so, else missing."""
-    ledger = parts.ledger_of(parts.plan.shard_of(row)).to_pylist()
-    for entry in ledger:
-        if entry["row"] == row and entry["status"] != "ok":
-            return FailedRowError(
-                f"clip {entry['clip_id']!r} (row {row}) of {store}: {entry['status']} in stage {entry['stage']!r}, "
-                f"{entry['reason']}: {entry['message']}"
-            )
-    return MissingRowError(f"row {row} of {store}: its part holds neither data nor a ledger row; run its stage again")

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from storage.durable import temporary_name
+from storage.durable import TEMPORARY_MARK, temporary_name
 from storage.errors import LeaseHeldError, LeaseLostError
 
 DEFAULT_TTL_SECONDS = 60.0
@@ -131,8 +131,8 @@ class Lease:
             self._require_ours()
 
     def release(self) -> None:
-        """Stop the heartbeat and remove the lease if it is still ours; a second call does nothing."""
-        if self._stop.is_set():
+        """Stop the heartbeat and remove the lease if it is still ours; a second call does nothing, nor does a fork's."""
+        if self._stop.is_set() or os.getpid() != self.owner.pid:
             return
         self._stop.set()
         if self._thread is not threading.current_thread():
@@ -175,6 +175,14 @@ def read_owner(path: Path) -> Owner | None:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def sweep_leases(folder: Path) -> None:
+    """Remove temporary files of killed processes: they are made under the lock, so under the lock all are litter."""
+    if folder.is_dir():
+        with locked(folder / ".lock"):
+            for path in folder.glob(f"*{TEMPORARY_MARK}*"):
+                path.unlink(missing_ok=True)
 
 
 def is_live(path: Path) -> bool:
@@ -225,7 +233,9 @@ def _next_token(folder: Path) -> int:
         token = int(counter.read_text()) + 1
     except (FileNotFoundError, ValueError):
         token = 1
-    counter.write_text(str(token))
+    temporary = temporary_name(counter)
+    temporary.write_text(str(token))
+    os.replace(temporary, counter)
     return token
 
 

@@ -89,7 +89,12 @@ def create_part(folder: Path, spec: RegionStoreSpec, rows: range) -> dict[str, z
             dtype=dtype,
             fill_value=fill,
             compressors=[Crc32cCodec()],
-            dimension_names=("clip", "frame", "region", "value")[: len(shape) + 1] if name in PER_REGION else None,
+            dimension_names=_dimension_names(name, len(shape)),
             config={"write_empty_chunks": True},  # else a chunk of fill values is left out and looks absent
         )
     return arrays
+
+
+def _dimension_names(name: str, clip_dims: int) -> tuple[str, ...]:
+    names = ("clip", "frame", "region", "value") if name in PER_REGION else ("clip", "frame", "value")
+    return names[: clip_dims + 1]

@@ -14,8 +14,10 @@ from typing import Literal
 import numpy as np
 import zarr
 
+from storage.absent_rows import absent_row_error, describe_row
+from storage.commits import size_problem
 from storage.durable import digest_file
-from storage.errors import DamagedStoreError, FailedRowError, MissingRowError
+from storage.errors import DamagedStoreError, FingerprintMismatchError, MissingRowError
 from storage.region_layout import ARRAYS, NEVER_WRITTEN, PER_REGION, RegionStoreSpec
 from storage.region_writer import FrameRegions, RegionStoreWriter
 from storage.shards import PartSet, label
@@ -59,7 +61,6 @@ class RegionStore:
 
     def __init__(self, directory: Path | str, fingerprint: str | None = None) -> None:
         self._parts = PartSet.open(directory, fingerprint)
-        self._label = label(Path(directory))
         self._open: OrderedDict[int, _RegionPart] = OrderedDict()
         self.committed = self._parts.check_all()
         self.spec = self._part(self.committed[0]).spec
@@ -129,7 +130,8 @@ class RegionStore:
             part = self._part(shard)
             never = np.flatnonzero((part.num_regions == NEVER_WRITTEN).any(axis=1))
             if len(never):
-                raise self._row_error(MissingRowError, rows.start + int(never[0]))
+                where = describe_row(self._parts, rows.start + int(never[0]))
+                raise MissingRowError(f"{where}: regions were never written; {_WHY}")
             for first in range(0, len(rows), self.spec.clips_per_zarr_shard):
                 slab = slice(first, min(first + self.spec.clips_per_zarr_shard, len(rows)))
                 values = part.read(slab, wanted)
@@ -141,7 +143,11 @@ class RegionStore:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
-        part = _RegionPart(self._parts, shard, f"part {shard:06d} of {self._label}")
+        part = _RegionPart(self._parts, shard)
+        if shard != self.committed[0] and part.spec != self.spec:
+            raise FingerprintMismatchError(
+                f"part {shard:06d} of {label(self._parts.directory)}: has {part.spec}, the store has {self.spec}"
+            )
         self._open[shard] = part
         if len(self._open) > _OPEN_PARTS:
             self._open.popitem(last=False)
@@ -150,22 +156,11 @@ class RegionStore:
     def _require_ok(self, row: int) -> int:
         """Shard of a readable row."""
         status = self.status(row)
-        if status != "ok":
-            raise self._row_error(FailedRowError if status == "failed" else MissingRowError, row)
+        if status == "missing":
+            raise MissingRowError(f"{describe_row(self._parts, row)}: regions were never written; {_WHY}")
+        if status == "failed":
+            raise absent_row_error(self._parts, row, known_failed=True)
         return self._parts.plan.shard_of(row)
-
-    def _row_error(self, kind: type[LookupError], row: int) -> LookupError:
-        shard = self._parts.plan.shard_of(row)
-        where = f"row {row} in shard {shard} of {self._label}"
-        if kind is MissingRowError:
-            return MissingRowError(f"{where}: regions were never written; run 'regionvlp why extract'")
-        for entry in self._parts.ledger_of(shard).to_pylist():
-            if entry["row"] == row and entry["status"] != "ok":
-                return FailedRowError(
-                    f"clip {entry['clip_id']!r}, {where}: {entry['status']} in stage {entry['stage']!r}, "
-                    f"{entry['reason']}: {entry['message']}"
-                )
-        return FailedRowError(f"{where}: the clip failed and has no regions; see the store's ledger")
 
     def _picks(self, frames: Sequence[int] | np.ndarray | None, num_rows: int) -> np.ndarray:
         """(B, F) frame positions."""
@@ -188,19 +183,21 @@ class RegionStore:
 class _RegionPart:
     """One opened part; sizes were checked against the commit record, metadata against its digest."""
 
-    def __init__(self, parts: PartSet, shard: int, name: str) -> None:
-        self._name = name
-        self._first_row = parts.plan.range_of(shard).start
-        record = parts.record(shard)
-        folder = parts.part(shard)
-        for file, entry in record.files.items():
-            if file.endswith("zarr.json") and digest_file(folder / file) != entry["digest"]:
-                raise DamagedStoreError(f"{name}: {file} differs from its commit record; {_REMAKE}")
-        group = zarr.open_group(folder, mode="r", zarr_format=3, use_consolidated=False)
+    def __init__(self, parts: PartSet, shard: int) -> None:
+        self._parts = parts
+        self._name = f"part {shard:06d} of {label(parts.directory)}"
+        self._rows = parts.plan.range_of(shard)
+        self._folder, self._files = parts.part(shard), parts.record(shard).files
+        if f"{ARRAYS[0]}/zarr.json" not in self._files:
+            raise DamagedStoreError(f"{self._name}: holds {', '.join(list(self._files)[:3])}; this is no region store")
+        for file, entry in self._files.items():
+            if file.endswith("zarr.json") and digest_file(self._folder / file) != entry["digest"]:
+                raise DamagedStoreError(f"{self._name}: {file} differs from its commit record; {_REMAKE}")
+        group = zarr.open_group(self._folder, mode="r", zarr_format=3, use_consolidated=False)
         facts = dict(group.attrs["region_store"])
         self.spec = RegionStoreSpec(**{key: facts[key] for key in RegionStoreSpec.__dataclass_fields__})
         self._arrays = {array: group[array] for array in ARRAYS}
-        self.num_regions = self._raw("num_regions", slice(None))
+        self.num_regions = self._raw("num_regions", slice(0, len(self._rows)))
 
     def read(self, clips: slice, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         values = {name: self._raw(name, clips) for name in wanted if name != "num_regions"}
@@ -209,14 +206,28 @@ class _RegionPart:
         return values
 
     def _raw(self, name: str, clips: slice) -> np.ndarray:
+        self._require_shard_files(name, clips)
         try:
             return np.asarray(self._arrays[name][clips])
         except (ValueError, OSError, RuntimeError) as error:
-            start = self._first_row + (clips.start or 0)
-            stop = self._first_row + (self._arrays[name].shape[0] if clips.stop is None else clips.stop)
-            raise DamagedStoreError(
-                f"{self._name}: {name} of rows {start} to {stop - 1} is damaged ({error}); {_REMAKE}"
-            ) from error
+            raise self._damaged(name, clips, str(error)) from error
+
+    def _require_shard_files(self, name: str, clips: slice) -> None:
+        """Refuse an absent or truncated Zarr shard right before reading it: stock zarr reads it as fill values."""
+        array = self._arrays[name]
+        size = array.shards[0]
+        zeros = "/0" * (array.ndim - 1)
+        for index in range(clips.start // size, (clips.stop - 1) // size + 1):
+            file = f"{name}/c/{index}{zeros}"
+            known = self._files.get(file)
+            problem = size_problem(self._folder / file, known["bytes"]) if known else "is not in the commit record"
+            if problem is not None:
+                raise self._damaged(name, clips, f"Zarr shard {file} {problem}")
+
+    def _damaged(self, name: str, clips: slice, problem: str) -> DamagedStoreError:
+        first, last = self._rows[clips.start], self._rows[clips.stop - 1]
+        where = describe_row(self._parts, first) if first == last else f"rows {first} to {last}"
+        return DamagedStoreError(f"{self._name}: {name} of {where} is damaged: {problem}; {_REMAKE}")
 
     def _require_written(self, clips: slice, values: dict[str, np.ndarray]) -> None:
         """A chunk that is absent inside a shard reads as its fill value: where regions are counted that is damage."""
@@ -230,10 +241,11 @@ class _RegionPart:
                 continue  # -1 is a legal value there; their chunks are guarded by size, index crc and chunk crc
             damaged = np.argwhere(fill & present)
             if len(damaged):
-                row = self._first_row + (clips.start or 0) + int(damaged[0][0])
-                raise DamagedStoreError(f"{self._name}: {name} of row {row} is absent from its Zarr shard; {_REMAKE}")
+                clip = clips.start + int(damaged[0][0])
+                raise self._damaged(name, slice(clip, clip + 1), "a chunk is absent from its Zarr shard")
 
 
+_WHY = "run 'regionvlp why extract'"
 _REMAKE = "delete the damaged file and run the stage again, it remakes this part"
 
 

@@ -11,11 +11,13 @@ harmless: the second finds the record and throws its own work away.
 """
 
 import datetime
+import json
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -39,39 +41,12 @@ from storage.errors import (
     LeaseLostError,
     MissingRowError,
 )
-from storage.lease import DEFAULT_TTL_SECONDS, Lease, is_live, locked
+from storage.lease import DEFAULT_TTL_SECONDS, Lease, is_live, locked, sweep_leases
 from storage.ledger import SCHEMA, LedgerRow, read_ledger, write_ledger
+from storage.recipe import without_absolute_paths
+from storage.shard_plan import ShardPlan
 
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """Which manifest rows make a shard: a pure function of the manifest's length and `rows_per_shard`."""
-
-    num_rows: int
-    rows_per_shard: int
-
-    def __post_init__(self) -> None:
-        if self.num_rows < 0 or self.rows_per_shard < 1:
-            raise ValueError(
-                f"shard plan: num_rows {self.num_rows} must be >= 0, rows_per_shard {self.rows_per_shard} must be >= 1"
-            )
-
-    @property
-    def num_shards(self) -> int:
-        return -(-self.num_rows // self.rows_per_shard)
-
-    def range_of(self, shard: int) -> range:
-        """Rows of a shard. Raises IndexError outside [0, num_shards)."""
-        if not 0 <= shard < self.num_shards:
-            raise IndexError(f"shard {shard}: the plan has shards 0 to {self.num_shards - 1}")
-        start = shard * self.rows_per_shard
-        return range(start, min(start + self.rows_per_shard, self.num_rows))
-
-    def shard_of(self, row: int) -> int:
-        """Shard of a row. Raises IndexError outside [0, num_rows)."""
-        if not 0 <= row < self.num_rows:
-            raise IndexError(f"row {row}: the plan has rows 0 to {self.num_rows - 1}")
-        return row // self.rows_per_shard
+__all__ = ["PartSet", "ShardPlan", "label"]
 
 
 class PartSet:
@@ -119,7 +94,8 @@ class PartSet:
         Raises:
             FingerprintMismatchError: a part was made by another recipe or over another plan.
         """
-        return [shard for shard in self._recorded() if self._problem(shard) is None]
+        shards = (int(path.stem) for path in sorted((self.directory / COMMITS).glob("*.json")))
+        return [shard for shard in shards if self._is_intact(shard)]
 
     def pending(self) -> list[int]:
         """Shards still to be made or remade, ascending."""
@@ -142,7 +118,7 @@ class PartSet:
         except LeaseHeldError:
             return None
         self._leases[shard] = lease
-        if self._record(shard) is not None and self._problem(shard) is None:
+        if self._is_intact(shard):
             lease.release()
             return None
         return lease
@@ -167,17 +143,20 @@ class PartSet:
             True if this part was committed, False if another writer's already was (this one is discarded).
         Raises:
             LeaseLostError: the lease was lost and nobody has committed yet; the staged part is discarded.
+            ValueError: no file staged, a ledger row outside the shard, or facts that JSON cannot hold.
             DiskFullError: no room; nothing is committed.
         """
         lease = self._lease(shard)
+        facts = without_absolute_paths(facts or {})
         try:
+            self._check_request(shard, ledger, facts)
             with naming_disk_full(self._shard_label(shard)):
                 sync_tree(staging)
                 files = {name: file_entry(staging / name) for name in tree_files(staging)}
                 if not files:
                     raise ValueError(f"{self._shard_label(shard)}: the staged part holds no file")
-                with locked(self.directory / LEASES / "commit.lock"):
-                    return self._commit_locked(shard, staging, files, list(ledger), facts or {})
+                with self._commit_lock():
+                    return self._commit_locked(shard, staging, files, list(ledger), facts)
         finally:
             lease.release()
 
@@ -245,30 +224,59 @@ class PartSet:
             raise DamagedStoreError(f"{self._shard_label(shard)}: {LEDGERS}/{path.name} differs from its commit record")
         return read_ledger(path)
 
+    def reopen(self, shard: int) -> None:
+        """Make a committed shard pending again, so that its failed clips are tried anew; its old part stays unread.
+
+        Raises:
+            LeaseHeldError: a live process works on the shard.
+        """
+        with Lease.acquire(self._lease_path(shard), subject=self._shard_label(shard), ttl_seconds=self.ttl_seconds):
+            with self._commit_lock():
+                self._record_path(shard).unlink(missing_ok=True)
+                if self._record_path(shard).parent.exists():
+                    sync_directory(self._record_path(shard).parent)
+
     def sweep(self) -> list[str]:
         """Remove what dead writers left behind: staging folders and uncommitted parts whose shard nobody holds.
 
-        Returns the names removed.
+        Returns the names removed, relative to the store.
         """
-        removed = []
-        for folder in sorted((self.directory / PARTS).glob("*")):
-            shard = int(folder.name.partition(TEMPORARY_MARK)[0])
-            is_litter = TEMPORARY_MARK in folder.name or not self._record_path(shard).exists()
-            if is_litter and not is_live(self._lease_path(shard)):
-                remove_tree(folder)
-                removed.append(f"{PARTS}/{folder.name}")
-        for folder in (COMMITS, LEDGERS):
-            for path in sorted((self.directory / folder).glob(f"*{TEMPORARY_MARK}*")):
-                if not is_live(self._lease_path(int(path.name.partition(".")[0]))):
-                    path.unlink(missing_ok=True)
-                    removed.append(f"{folder}/{path.name}")
-        return removed
+        litter = []
+        with self._commit_lock():  # no part can be between its rename and its record while this is held
+            for folder in (PARTS, COMMITS, LEDGERS):
+                litter += [path for path in sorted((self.directory / folder).glob("*")) if self._is_litter(path)]
+            litter = [(path, self._out_of_sight(path)) for path in litter]
+        for _, path in litter:
+            remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        sweep_leases(self.directory / LEASES)
+        return [path.relative_to(self.directory).as_posix() for path, _ in litter]
+
+    def _is_litter(self, path: Path) -> bool:
+        """True for a leftover of this store's own naming whose shard no live process holds (commit lock held)."""
+        number = path.name.partition(".")[0]
+        if not (number.isdigit() and len(number) >= 6):
+            return False
+        shard = int(number)
+        uncommitted = path.parent.name != COMMITS and not self._record_path(shard).exists()
+        return (TEMPORARY_MARK in path.name or uncommitted) and not is_live(self._lease_path(shard))
+
+    @staticmethod
+    def _out_of_sight(path: Path) -> Path:
+        """Rename an uncommitted part under the lock, so that deleting it later cannot hit its successor."""
+        if TEMPORARY_MARK in path.name:
+            return path
+        hidden = temporary_name(path)
+        os.rename(path, hidden)
+        return hidden
+
+    def _commit_lock(self) -> AbstractContextManager[float]:
+        return locked(self.directory / LEASES / "commit.lock")
 
     def _commit_locked(
         self, shard: int, staging: Path, files: dict[str, dict], ledger: list[LedgerRow], facts: dict
     ) -> bool:
         record_path, part = self._record_path(shard), self._part_path(shard)
-        if self._record(shard) is not None and self._problem(shard) is None:
+        if self._is_intact(shard):
             return False
         lease = self._lease(shard)
         lease.check()
@@ -299,23 +307,27 @@ class PartSet:
         )
         return publish_once(record_path, record.to_bytes(), subject=f"commit record of {self._shard_label(shard)}")
 
-    def _recorded(self) -> list[int]:
-        """Shards with a readable record of this recipe."""
-        shards = (int(path.stem) for path in sorted((self.directory / COMMITS).glob("*.json")))
-        return [shard for shard in shards if self._record(shard) is not None]
-
-    def _record(self, shard: int) -> CommitRecord | None:
-        """The record, or None if absent or torn."""
+    def _is_intact(self, shard: int) -> bool:
+        """True if the shard has a readable record and all its files have their size."""
         try:
             record = CommitRecord.read(self._record_path(shard))
         except (FileNotFoundError, DamagedStoreError):
-            return None
+            return False
         self._require_same_recipe(record)
-        return record
+        return record.problem(self.directory) is None
 
-    def _problem(self, shard: int) -> str | None:
-        record = self._record(shard)
-        return "no record" if record is None else record.problem(self.directory)
+    def _check_request(self, shard: int, ledger: Sequence[LedgerRow], facts: dict[str, Any]) -> None:
+        rows = self.plan.range_of(shard)
+        outside = [entry for entry in ledger if entry.row not in rows]
+        if outside:
+            raise ValueError(
+                f"{self._shard_label(shard)}: ledger row {outside[0].row} (clip {outside[0].clip_id!r}) is outside "
+                f"its rows {rows.start} to {rows.stop - 1}"
+            )
+        try:
+            json.dumps(facts, allow_nan=False)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self._shard_label(shard)}: facts must hold JSON values ({error})") from error
 
     def _require_same_recipe(self, record: CommitRecord) -> None:
         expected = {

@@ -76,7 +76,7 @@ def _extract_lane(run: StepRun, name: str, config: PipelineConfig, plan: ShardPl
 
     def make(shard, rows, staging):
         writer = RegionStoreWriter(staging, spec, rows)
-        ledger = extract_shard(frames, manifest, rows, detector, writer)
+        ledger = extract_shard(frames, manifest, rows, detector, writer, dtype=config.regions.dtype)
         writer.close()
         return ledger
 

@@ -4,7 +4,8 @@ from importlib.metadata import version
 from typing import Any
 
 from features.corpora.build import media_root
-from features.sample_shard import DecodingPool, sample_shard
+from features.decoding_pool import DecodingPool
+from features.sample_shard import sample_shard
 from flows.build import check_failures, work_through
 from flows.config import CorpusSection, PipelineConfig
 from flows.dag import ShardedWork, Step, StepRun

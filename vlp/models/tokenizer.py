@@ -75,6 +75,11 @@ class CaptionTokenizer:
         return self.tokenizer.convert_ids_to_tokens(list(input_ids))
 
     def save(self, folder: Path) -> None:
+        # The padding and truncation of the last call would be written too: equal vocabularies, unequal bytes.
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.no_padding()
+            backend.no_truncation()
         self.tokenizer.save_pretrained(str(folder))
 
     @classmethod

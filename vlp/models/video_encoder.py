@@ -30,7 +30,7 @@ class VideoEncoder(nn.Module):
         self.location_projection = nn.Linear(7, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.temporal_embedding = nn.Parameter(torch.empty(config.num_frames, width))
-        drop_paths = torch.linspace(0, config.drop_path, config.depth).tolist()
+        drop_paths = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(
             Block(
                 width,

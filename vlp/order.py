@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-ORDER, FRAMES, CAPTION, EXAMPLES = range(4)  # streams of random numbers; never renumber, or old seeds give other orders
+ORDER, SAMPLE, EXAMPLES = range(3)  # streams of random numbers; never renumber, or old seeds give other orders
 
 
 def draws(count: int, *key: int) -> np.ndarray:

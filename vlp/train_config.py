@@ -31,7 +31,7 @@ class DataConfig(Config):
     memory_budget_bytes: int = Field(
         4 << 30,  # 4 GiB
         ge=0,
-        description="Rows of all sources that fit are read into memory once; more is read batch by batch (bytes).",
+        description="A store whose features fit is read into memory once, a larger one batch by batch (bytes).",
         json_schema_extra=PLACEMENT,
     )
     prefetch_batches: int = Field(
@@ -109,6 +109,7 @@ class RetrievalConfig(Config):
     tile_videos: int = Field(64, ge=1, description="Clips compared at a time (count).")
     tile_texts: int = Field(64, ge=1, description="Captions compared at a time (count).")
     num_threads: int = NUM_THREADS
+    ties: Literal["mean", "official"] = Field("mean", description="Rank among equal scores; see vlp.metrics.")
     top_k: int = Field(10, ge=1, description="Answers kept per query in rankings.parquet (count).")
     num_examples: int = Field(12, ge=0, description="Queries shown with answers and alignment (count).")
     example_top_k: int = Field(5, ge=1, description="Answers shown per example (count).")

@@ -118,7 +118,12 @@ class PartSet:
         except LeaseHeldError:
             return None
         self._leases[shard] = lease
-        if self._is_intact(shard):
+        try:
+            made_meanwhile = self._is_intact(shard)
+        except FingerprintMismatchError:
+            lease.release()
+            raise
+        if made_meanwhile:
             lease.release()
             return None
         return lease

@@ -14,7 +14,9 @@ The two compatibility shims that v0.6 needs on current Pillow and without its C 
 import argparse
 import base64
 import hashlib
+import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
 import tarfile
@@ -55,7 +57,9 @@ def probe(python: str = sys.executable) -> tuple[bool, str]:
 
 def require_runtime() -> None:
     """Fail early, naming what is missing, where the packages detectron2 imports are not installed."""
-    missing = [name for name in ("torch", "torchvision", *RUNTIME_REQUIREMENTS) if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("torch", "torchvision", *RUNTIME_REQUIREMENTS) if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise DetectronInstallError(
             f"this environment ({sys.prefix}) lacks {', '.join(missing)}, which detectron2 imports; "
@@ -69,14 +73,28 @@ def fetch_sdist(folder: Path) -> Path:
     pip runs an archive's build backend even to download it, and this one's imports torch; hence no build isolation. The hash
     given to pip makes it refuse another archive before any of its code runs.
     """
+    environment = dict(os.environ)
+    if not _can_read_archives():
+        environment["PYTHONPATH"] = str(_borrow_build_tools(folder))
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{SDIST_NAME}=={SDIST_VERSION} --hash=sha256:{SDIST_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--no-build-isolation",
+    ]
     done = subprocess.run(
         [*command, "--require-hashes", "--requirement", str(requirement), "--dest", str(folder)],
         capture_output=True,
         text=True,
         check=False,
+        env=environment,
     )
     archives = sorted(folder.glob("*.tar.gz"))
     if done.returncode == 0 and len(archives) == 1:
@@ -85,14 +103,34 @@ def fetch_sdist(folder: Path) -> Path:
     raise DetectronInstallError(f"{_explain_pip(output)}\npip said:\n{_last_lines(output)}")
 
 
+def _can_read_archives() -> bool:
+    """Whether setuptools here can read a source archive's metadata: alone since 70.1, before that with the wheel package."""
+    try:
+        major = int(importlib.metadata.version("setuptools").split(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return major > 70 or importlib.util.find_spec("wheel") is not None
+
+
+def _borrow_build_tools(folder: Path) -> Path:
+    """Put a current setuptools and wheel into a temporary folder; a new Python 3.11 environment has setuptools 65 and no wheel."""
+    tools = folder / "build_tools"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tools), "setuptools>=77", "wheel"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DetectronInstallError(
+            f"pip could not fetch setuptools and wheel, which it needs to read a source archive; "
+            f"install them into this environment or pass the archive with --sdist FILE:\n{_last_lines(done.stderr)}"
+        )
+    return tools
+
+
 def _explain_pip(output: str) -> str:
     if "DO NOT MATCH THE HASHES" in output:
         return (
             f"the package index serves a {SDIST_NAME} {SDIST_VERSION} whose SHA-256 is not {SDIST_SHA256}; it was not used. "
             "Use another index, or pass a file you trust with --sdist. " + UPSTREAM_HINT
         )
-    if "No module named 'setuptools'" in output or "setuptools.build_meta" in output or "No module named 'wheel'" in output:
-        return "pip needs setuptools and wheel in this environment to read a source archive: run `pip install -U setuptools wheel`"
     if "No module named pip" in output:
         return "this environment has no pip: run `python -m ensurepip --upgrade`"
     return (
@@ -135,7 +173,9 @@ def build_wheel(archive: Path, folder: Path) -> Path:
             elif parts[1] == "detectron2" and inside.endswith(".py"):
                 files[inside] = tar.extractfile(member).read()
     if "detectron2/__init__.py" not in files or f"{info}/licenses/LICENSE" not in files:
-        raise DetectronInstallError(f"{archive.name} holds no detectron2 package with a LICENSE; it is not the pinned archive")
+        raise DetectronInstallError(
+            f"{archive.name} holds no detectron2 package with a LICENSE; it is not the pinned archive"
+        )
     files[f"{info}/METADATA"] = _metadata()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: regionvlp\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     wheel = folder / WHEEL_FILE
@@ -170,10 +210,22 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 def install_wheel(wheel: Path) -> None:
     """Install the wheel into the running environment, replacing any detectron2 there; dependencies stay as they are."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall", str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--force-reinstall",
+        str(wheel),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise DetectronInstallError(f"pip could not install {wheel.name} into {sys.prefix}:\n{_last_lines(done.stderr)}")
+        raise DetectronInstallError(
+            f"pip could not install {wheel.name} into {sys.prefix}:\n{_last_lines(done.stderr)}"
+        )
 
 
 def install(sdist: Path | None = None, *, force: bool = False) -> str:
@@ -198,14 +250,18 @@ def install(sdist: Path | None = None, *, force: bool = False) -> str:
         install_wheel(build_wheel(archive, folder))
     usable, said = probe()
     if not usable:
-        raise DetectronInstallError(f"detectron2 was installed but fails its check:\n{_last_lines(said)}\n{UPSTREAM_HINT}")
+        raise DetectronInstallError(
+            f"detectron2 was installed but fails its check:\n{_last_lines(said)}\n{UPSTREAM_HINT}"
+        )
     return said
 
 
 def main() -> int:
     """Command line entry; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.install_detectron2", description=__doc__.splitlines()[0])
-    parser.add_argument("--sdist", type=Path, help=f"a downloaded {SDIST_NAME}-{SDIST_VERSION}.tar.gz, where pip has no index to ask")
+    parser.add_argument(
+        "--sdist", type=Path, help=f"a downloaded {SDIST_NAME}-{SDIST_VERSION}.tar.gz, where pip has no index to ask"
+    )
     parser.add_argument("--force", action="store_true", help="install the pinned version even if the present one works")
     arguments = parser.parse_args()
     try:

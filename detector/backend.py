@@ -33,7 +33,9 @@ class _ExtensionStub(types.ModuleType):
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):  # import machinery and inspect look for these; absence is the honest answer
             raise AttributeError(name)
-        raise AttributeError(f"detectron2 is installed without its C extension, which {name!r} needs; a C4 detector does not")
+        raise AttributeError(
+            f"detectron2 is installed without its C extension, which {name!r} needs; a C4 detector does not"
+        )
 
 
 @contextlib.contextmanager
@@ -105,7 +107,9 @@ def check_capability() -> str:
     with EventStorage(), _known_warnings():
         losses = model.train()([{"image": image, "instances": truth} for image in images])
     if not all(torch.isfinite(loss) for loss in losses.values()):
-        raise DetectronMissingError(f"detectron2 at {detectron2.__path__[0]} computes losses that are not finite: {losses}")
+        raise DetectronMissingError(
+            f"detectron2 at {detectron2.__path__[0]} computes losses that are not finite: {losses}"
+        )
     with torch.no_grad():
         found = model.eval()([{"image": image, "height": 32, "width": 32} for image in images])
     if len(found) != 2 or not all(isinstance(one["instances"].pred_boxes, Boxes) for one in found):

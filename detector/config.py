@@ -27,9 +27,13 @@ class InputConfig(_Config):
 
     min_side_px: int = Field(128, ge=16, description="the shorter side is scaled to this, px")
     max_side_px: int = Field(256, ge=16, description="... unless the longer side would exceed this, px")
-    antialias: bool = Field(True, description="low-pass filter when shrinking (Pillow's bilinear); False is OpenCV's bilinear")
+    antialias: bool = Field(
+        True, description="low-pass filter when shrinking (Pillow's bilinear); False is OpenCV's bilinear"
+    )
     channels: Literal["RGB", "BGR"] = Field("RGB", description="order of the network's input channels")
-    pixel_mean: tuple[float, float, float] = Field((114.0, 114.0, 114.0), description="subtracted, in channel order, 0-255")
+    pixel_mean: tuple[float, float, float] = Field(
+        (114.0, 114.0, 114.0), description="subtracted, in channel order, 0-255"
+    )
     pixel_std: tuple[float, float, float] = Field((58.0, 58.0, 58.0), description="divided by, in channel order, 0-255")
 
 
@@ -40,17 +44,22 @@ class BackboneConfig(_Config):
     norm: Literal["BN", "FrozenBN"] = Field("BN", description="normalisation; FrozenBN keeps its statistics")
     stem_channels: int = Field(32, ge=1, description="channels of the 7x7 stem convolution (stride 2)")
     stem_pool: Literal["padded", "caffe"] = Field(
-        "padded", description="3x3/2 max-pool with padding 1, or without padding and with a partial last window as in Caffe"
+        "padded",
+        description="3x3/2 max-pool with padding 1, or without padding and with a partial last window as in Caffe",
     )
     stage_blocks: tuple[int, int, int] = Field((1, 1, 1), description="blocks in res2, res3, res4")
     stage_channels: tuple[int, int, int] = Field((32, 64, 128), description="output channels of res2, res3, res4")
-    stage_strides: tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]] = Field((1, 2, 1), description="strides of res2-res4")
+    stage_strides: tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]] = Field(
+        (1, 2, 1), description="strides of res2-res4"
+    )
     stride_in_1x1: bool = Field(True, description="bottleneck blocks: stride in the 1x1 convolution, as in Caffe")
     frozen_stages: int = Field(0, ge=0, le=4, description="stages that are not trained: 1 = stem, 2 = and res2, ...")
     res5_blocks: int = Field(1, ge=1, description="blocks in res5")
     res5_channels: int = Field(192, ge=1, description="output channels of res5: the dimension of a region's feature")
     res5_stride: Literal[1, 2] = Field(2, description="stride of res5 on the pooled region")
-    res5_dilation: Literal[1, 2] = Field(1, description="dilation of the 3x3 convolutions of res5 (bottleneck blocks only)")
+    res5_dilation: Literal[1, 2] = Field(
+        1, description="dilation of the 3x3 convolutions of res5 (bottleneck blocks only)"
+    )
 
     @model_validator(mode="after")
     def _strides_change_channels(self) -> Self:
@@ -60,36 +69,55 @@ class BackboneConfig(_Config):
             ("res2", "res3", "res4", "res5"), (*self.stage_strides, self.res5_stride), channels, channels[1:]
         ):
             if stride == 2 and before == after:
-                raise ValueError(f"backbone: {name} has stride 2 and keeps {after} channels; a stage that strides must change them")
+                raise ValueError(
+                    f"backbone: {name} has stride 2 and keeps {after} channels; a stage that strides must change them"
+                )
         return self
 
     @model_validator(mode="after")
     def _dilation_needs_bottleneck(self) -> Self:
         if self.block == "basic" and self.res5_dilation != 1:
-            raise ValueError("backbone.res5_dilation: basic blocks cannot be dilated; use block='bottleneck' or dilation 1")
+            raise ValueError(
+                "backbone.res5_dilation: basic blocks cannot be dilated; use block='bottleneck' or dilation 1"
+            )
         return self
 
 
 class ProposalConfig(_Config):
     """Region proposal network."""
 
-    anchors: tuple[Box, ...] = Field(min_length=1, description="xyxy px around the first cell's origin, in channel order")
+    anchors: tuple[Box, ...] = Field(
+        min_length=1, description="xyxy px around the first cell's origin, in channel order"
+    )
     hidden_channels: int = Field(64, ge=1, description="channels of the 3x3 convolution")
     candidates: tuple[int, int] = Field((400, 200), description="boxes kept ahead of NMS, in training and inference")
     num_proposals: tuple[int, int] = Field((100, 40), description="proposals kept by NMS, in training and inference")
     nms_threshold: float = Field(0.7, gt=0, le=1, description="IoU above which the lower box is dropped")
-    min_side_px: float = Field(2.0, ge=0, description="proposals with a shorter side are dropped, px of the scaled image")
+    min_side_px: float = Field(
+        2.0, ge=0, description="proposals with a shorter side are dropped, px of the scaled image"
+    )
     sampled_anchors: int = Field(128, ge=1, description="training: anchors per image that enter the loss")
     foreground_fraction: float = Field(0.5, gt=0, le=1, description="training: largest share of positive anchors")
-    iou_bounds: tuple[float, float] = Field((0.3, 0.7), description="training: negative below, positive from, ignored between")
-    smooth_l1_beta: float = Field(1 / 9, ge=0, description="training: where the box loss turns from quadratic to linear")
+    iou_bounds: tuple[float, float] = Field(
+        (0.3, 0.7), description="training: negative below, positive from, ignored between"
+    )
+    smooth_l1_beta: float = Field(
+        1 / 9, ge=0, description="training: where the box loss turns from quadratic to linear"
+    )
 
 
 class HeadConfig(_Config):
     """Classes, boxes and attributes of pooled regions, and which regions are kept."""
 
-    pooler: Literal["ROIPool", "ROIAlignV2"] = Field("ROIAlignV2", description="how a region is cut out of the feature map")
+    pooler: Literal["ROIPool", "ROIAlignV2"] = Field(
+        "ROIAlignV2", description="how a region is cut out of the feature map"
+    )
     pooler_size: int = Field(7, ge=1, description="side of the pooled grid, cells")
+    pooler_samples: int = Field(
+        1,
+        ge=0,
+        description="ROIAlignV2: bilinear samples per cell and axis, 0 = adapted to the region's size; ROIPool ignores it",
+    )
     box_weights: Box = Field((10.0, 10.0, 5.0, 5.0), description="scale of the (dx, dy, dw, dh) regression targets")
     class_specific_boxes: bool = Field(False, description="one box regression per class")
     region: Literal["proposal", "refined"] = Field(
@@ -214,7 +242,9 @@ class DetectorConfig(_Config):
     num_attributes: int = Field(ge=1, description="attributes, 'no attribute' not counted")
     max_regions: int = Field(30, ge=1, description="regions returned per frame at most (30 in DemoVLP)")
     score_threshold: float = Field(ge=0, lt=1, description="least class probability of a region")
-    nms_threshold: float = Field(gt=0, le=1, description="IoU above which the less confident region of a class is dropped")
+    nms_threshold: float = Field(
+        gt=0, le=1, description="IoU above which the less confident region of a class is dropped"
+    )
     architecture: Architecture = Field(description="the network; filled by the preset")
     device: str = Field("cpu", description="torch device", json_schema_extra=PLACEMENT)
     batch_size: int = Field(8, ge=1, description="frames per forward pass (same size)", json_schema_extra=PLACEMENT)
@@ -243,10 +273,14 @@ class DetectorTrainingConfig(_Config):
     batch_size: int = Field(8, ge=1, description="images per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak, after the warm-up")
     warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up; a half cosine to zero follows")
-    weight_decay: float = Field(1e-4, ge=0, description="AdamW's decoupled weight decay; not on biases and normalisations")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="AdamW's decoupled weight decay; not on biases and normalisations"
+    )
     max_gradient_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
     horizontal_flip: bool = Field(True, description="mirror every image with probability 1/2")
-    seed: int = Field(0, ge=0, description="initial weights, order of images, flips and sampling of anchors and regions")
+    seed: int = Field(
+        0, ge=0, description="initial weights, order of images, flips and sampling of anchors and regions"
+    )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints", json_schema_extra=PLACEMENT)
 
     @model_validator(mode="after")

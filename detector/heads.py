@@ -85,7 +85,10 @@ class AttributeRes5ROIHeads(Res5ROIHeads):
         classes = torch.cat([one.gt_classes for one in sampled])
         foreground = (classes >= 0) & (classes < self.num_classes)
         empty = pooled.new_zeros(0, self.attribute_head.num_attributes)
-        labels = [one.gt_attributes if one.has("gt_attributes") else empty.new_zeros(len(one), empty.shape[1]) for one in sampled]
+        labels = [
+            one.gt_attributes if one.has("gt_attributes") else empty.new_zeros(len(one), empty.shape[1])
+            for one in sampled
+        ]
         loss = self.attribute_head.loss(pooled[foreground], classes[foreground], torch.cat(labels)[foreground])
         losses["loss_attribute"] = self.config.architecture.heads.attribute_loss_weight * loss
         return losses
@@ -132,14 +135,18 @@ class AttributeRes5ROIHeads(Res5ROIHeads):
         if self.config.architecture.heads.region == "refined":
             features = self.pool(maps, [one.pred_boxes for one in results])
         else:  # the kept proposals were pooled already
-            missing = self.pool([one[whole.to(one.device)] for one in maps], [r.pred_boxes for r, w in zip(results, whole) if w])
+            missing = self.pool(
+                [one[whole.to(one.device)] for one in maps], [r.pred_boxes for r, w in zip(results, whole) if w]
+            )
             spare = iter(missing.split(1))
             features = torch.cat([next(spare) if empty else source for source, empty in zip(sources, whole)])
         require_finite("features", features)
         self._guess_class(results, features.split(counts))
         attribute_ids, scores = self.attribute_head.best(features, torch.cat([one.pred_classes for one in results]))
         require_finite("attribute scores", scores)
-        for one, feature, ids, score in zip(results, features.split(counts), attribute_ids.split(counts), scores.split(counts)):
+        for one, feature, ids, score in zip(
+            results, features.split(counts), attribute_ids.split(counts), scores.split(counts)
+        ):
             one.features, one.attribute_ids, one.attribute_scores = feature, ids, score
 
     def _guess_class(self, results: list[Instances], features: tuple[Tensor, ...]) -> None:

@@ -99,7 +99,9 @@ def build_detector(config: DetectorConfig, *, seed: int = 0) -> GeneralizedRCNN:
     return model.to(config.device)
 
 
-def _stage(config: BackboneConfig, num_blocks: int, stride: int, in_channels: int, out_channels: int, dilation: int = 1) -> list:
+def _stage(
+    config: BackboneConfig, num_blocks: int, stride: int, in_channels: int, out_channels: int, dilation: int = 1
+) -> list:
     """Residual blocks of one stage; the first one strides."""
     shared = {"in_channels": in_channels, "out_channels": out_channels, "norm": config.norm}
     strides = [stride] + [1] * (num_blocks - 1)
@@ -149,7 +151,12 @@ def _proposal_network(config: DetectorConfig, shape: ShapeSpec) -> StrictRPN:
 def _region_heads(config: DetectorConfig, shape: ShapeSpec) -> AttributeRes5ROIHeads:
     backbone, heads = config.architecture.backbone, config.architecture.heads
     res5 = _stage(
-        backbone, backbone.res5_blocks, backbone.res5_stride, shape.channels, backbone.res5_channels, backbone.res5_dilation
+        backbone,
+        backbone.res5_blocks,
+        backbone.res5_stride,
+        shape.channels,
+        backbone.res5_channels,
+        backbone.res5_dilation,
     )
     predictor = FastRCNNOutputLayers(
         ShapeSpec(channels=backbone.res5_channels, height=1, width=1),
@@ -162,7 +169,7 @@ def _region_heads(config: DetectorConfig, shape: ShapeSpec) -> AttributeRes5ROIH
         config=config,
         attribute_head=AttributeHead(backbone.res5_channels, config),
         in_features=[FEATURE_MAP],
-        pooler=ROIPooler(heads.pooler_size, scales=(1 / shape.stride,), sampling_ratio=2, pooler_type=heads.pooler),
+        pooler=ROIPooler(heads.pooler_size, (1 / shape.stride,), heads.pooler_samples, heads.pooler),
         res5=nn.Sequential(*res5),
         box_predictor=predictor,
         num_classes=config.num_classes,

@@ -183,7 +183,9 @@ def _step(
     losses["total"].backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), training.max_gradient_norm)
     if not torch.isfinite(norm):
-        raise NonFiniteError(f"step {step + 1}: the gradient norm is {float(norm)} on examples {chosen}; lower learning_rate")
+        raise NonFiniteError(
+            f"step {step + 1}: the gradient norm is {float(norm)} on examples {chosen}; lower learning_rate"
+        )
     optimizer.step()
     return StepReport(step + 1, rate, {name: float(loss.detach()) for name, loss in losses.items()})
 
@@ -196,7 +198,9 @@ def _losses(model: GeneralizedRCNN, inputs: list[dict], step: int, chosen: list[
     losses["total"] = torch.stack(list(losses.values())).sum()
     if not torch.isfinite(losses["total"]):
         values = {name: float(loss) for name, loss in losses.items()}
-        raise NonFiniteError(f"step {step + 1}: losses {values} on examples {chosen} are not finite; lower learning_rate")
+        raise NonFiniteError(
+            f"step {step + 1}: losses {values} on examples {chosen} are not finite; lower learning_rate"
+        )
     return losses
 
 
@@ -233,13 +237,17 @@ def check_example(example: Example, name: str, config: DetectorConfig) -> None:
     boxes = np.asarray(example.boxes, np.float64).reshape(-1, 4)
     counts = (len(boxes), len(example.class_ids), len(example.attribute_ids))
     if len(set(counts)) != 1:
-        raise BadExampleError(f"{name}: {counts[0]} boxes, {counts[1]} classes and {counts[2]} attribute lists; expected one each per box")
+        raise BadExampleError(
+            f"{name}: {counts[0]} boxes, {counts[1]} classes and {counts[2]} attribute lists; expected one each per box"
+        )
     height, width = example.image.shape[:2]
     inside = (boxes >= 0) & (boxes <= (width, height, width, height))
     good = np.isfinite(boxes).all(1) & inside.all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if not good.all():
         bad = int(np.flatnonzero(~good)[0])
-        raise BadExampleError(f"{name}: box {bad} is {boxes[bad].tolist()}; expected x1 < x2 <= {width} and y1 < y2 <= {height}")
+        raise BadExampleError(
+            f"{name}: box {bad} is {boxes[bad].tolist()}; expected x1 < x2 <= {width} and y1 < y2 <= {height}"
+        )
     _check_ids(example.class_ids, config.num_classes, f"{name}: class")
     for ids in example.attribute_ids:
         _check_ids(ids, config.num_attributes, f"{name}: attribute")

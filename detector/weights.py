@@ -52,7 +52,9 @@ def load_bytes(model: nn.Module, content: bytes, *, source: str, network: str) -
     _require_fit(model.state_dict(), tensors, source, network)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"{source}: tensor {name!r} holds NaN or infinity; the file is damaged or its training diverged")
+            raise NonFiniteError(
+                f"{source}: tensor {name!r} holds NaN or infinity; the file is damaged or its training diverged"
+            )
     model.load_state_dict(tensors, strict=True)
 
 

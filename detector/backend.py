@@ -20,6 +20,28 @@ from collections.abc import Iterator
 import PIL.Image
 import torch
 
+__all__ = [
+    "RPN",
+    "BasicBlock",
+    "BasicStem",
+    "BottleneckBlock",
+    "Box2BoxTransform",
+    "Boxes",
+    "DetectronMissingError",
+    "EventStorage",
+    "FastRCNNOutputLayers",
+    "GeneralizedRCNN",
+    "ImageList",
+    "Instances",
+    "Matcher",
+    "ROIPooler",
+    "Res5ROIHeads",
+    "ResNet",
+    "ShapeSpec",
+    "StandardRPNHead",
+    "check_capability",
+]
+
 INSTALL_HINT = 'run `pip install -e ".[detectron2]"` and then `python -m deploy.install_detectron2` in the repository'
 
 
@@ -72,9 +94,8 @@ def _stub_extension() -> None:
 try:
     _stub_extension()
     with _pillow_linear(), _known_warnings():
-        from detectron2.layers import CNNBlockBase, ShapeSpec
-        from detectron2.modeling import Backbone, GeneralizedRCNN
-        from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+        from detectron2.layers import ShapeSpec
+        from detectron2.modeling import GeneralizedRCNN
         from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
         from detectron2.modeling.box_regression import Box2BoxTransform
         from detectron2.modeling.matcher import Matcher

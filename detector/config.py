@@ -83,11 +83,18 @@ class BackboneConfig(_Config):
         return self
 
 
+def _square_anchors(stride_px: int, sides_px: tuple[float, ...]) -> tuple[Box, ...]:
+    middle = stride_px / 2
+    return tuple((middle - side / 2, middle - side / 2, middle + side / 2, middle + side / 2) for side in sides_px)
+
+
 class ProposalConfig(_Config):
     """Region proposal network."""
 
     anchors: tuple[Box, ...] = Field(
-        min_length=1, description="xyxy px around the first cell's origin, in channel order"
+        _square_anchors(8, (20.0, 30.0, 44.0)),
+        min_length=1,
+        description="xyxy px around the first cell's origin, in channel order",
     )
     hidden_channels: int = Field(64, ge=1, description="channels of the 3x3 convolution")
     candidates: tuple[int, int] = Field((400, 200), description="boxes kept ahead of NMS, in training and inference")
@@ -137,15 +144,10 @@ class HeadConfig(_Config):
 class Architecture(_Config):
     """All of the network."""
 
-    input: InputConfig
-    backbone: BackboneConfig
-    proposals: ProposalConfig
-    heads: HeadConfig
-
-
-def _square_anchors(stride_px: int, sides_px: tuple[float, ...]) -> list[Box]:
-    middle = stride_px / 2
-    return [(middle - side / 2, middle - side / 2, middle + side / 2, middle + side / 2) for side in sides_px]
+    input: InputConfig = InputConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    proposals: ProposalConfig = ProposalConfig()
+    heads: HeadConfig = HeadConfig()
 
 
 # Values of generate_anchors() in the Caffe release (base 16, ratios 0.5 1 2, scales 4 8 16 32), ratio-major as the trained channels are.
@@ -155,19 +157,6 @@ CAFFE_ANCHORS: tuple[Box, ...] = (
     *((-24, -24, 39, 39), (-56, -56, 71, 71), (-120, -120, 135, 135), (-248, -248, 263, 263)),
     *((-14, -36, 29, 51), (-36, -80, 51, 95), (-80, -168, 95, 183), (-168, -344, 183, 359)),
 )
-
-_DEMO: dict[str, Any] = {
-    "num_classes": 8,
-    "num_attributes": 14,
-    "score_threshold": 0.3,
-    "nms_threshold": 0.5,
-    "architecture": {
-        "input": {},
-        "backbone": {},
-        "proposals": {"anchors": _square_anchors(8, (20.0, 30.0, 44.0))},
-        "heads": {},
-    },
-}
 
 _VG_R101_C4: dict[str, Any] = {
     "num_classes": 1600,
@@ -218,7 +207,7 @@ _VG_R101_C4: dict[str, Any] = {
     },
 }
 
-PRESETS: dict[str, dict[str, Any]] = {"demo": _DEMO, "vg-r101-c4": _VG_R101_C4}
+PRESETS: dict[str, dict[str, Any]] = {"demo": {}, "vg-r101-c4": _VG_R101_C4}  # demo: every default
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -238,14 +227,14 @@ class DetectorConfig(_Config):
     """
 
     preset: Literal["demo", "vg-r101-c4"] = Field("demo", description="fills every value that is not given")
-    num_classes: int = Field(ge=1, description="object classes, background not counted")
-    num_attributes: int = Field(ge=1, description="attributes, 'no attribute' not counted")
+    num_classes: int = Field(8, ge=1, description="object classes, background not counted")
+    num_attributes: int = Field(14, ge=1, description="attributes, 'no attribute' not counted")
     max_regions: int = Field(30, ge=1, description="regions returned per frame at most (30 in DemoVLP)")
-    score_threshold: float = Field(ge=0, lt=1, description="least class probability of a region")
+    score_threshold: float = Field(0.3, ge=0, lt=1, description="least class probability of a region")
     nms_threshold: float = Field(
-        gt=0, le=1, description="IoU above which the less confident region of a class is dropped"
+        0.5, gt=0, le=1, description="IoU above which the less confident region of a class is dropped"
     )
-    architecture: Architecture = Field(description="the network; filled by the preset")
+    architecture: Architecture = Field(Architecture(), description="the network; filled by the preset")
     device: str = Field("cpu", description="torch device", json_schema_extra=PLACEMENT)
     batch_size: int = Field(8, ge=1, description="frames per forward pass (same size)", json_schema_extra=PLACEMENT)
     regions_per_chunk: int = Field(

@@ -12,13 +12,21 @@ import yaml
 from flows.config import PipelineConfig
 from flows.dag import Step, StepRun
 from flows.report_dag import direct_needs, draw_dag
-from flows.report_examples import Allowance, gather_examples
-from flows.report_scores import LOSSES, METRICS, describe_detector, gather_curves, gather_evaluations, gather_trainings
+from flows.report_pictures import Allowance, gather_examples
+from flows.report_scores import (
+    LOSSES,
+    MAX_CLIPS,
+    METRICS,
+    describe_detector,
+    gather_curves,
+    gather_evaluations,
+    gather_trainings,
+    percent,
+)
 from storage.artifact import Artifact
 from storage.ledger import read_ledger
 
 TEMPLATE = "report.html.j2"
-MAX_CLIPS = 50  # clip ids listed per step and reason
 # All pictures together, as base64. With text, style and the rest the page stays below 3 MB, which mail programs let through.
 MAX_PICTURE_BYTES = 2_300_000
 
@@ -43,14 +51,14 @@ def write_report(config: PipelineConfig, steps: Mapping[str, Step], run: StepRun
 def render(view: Mapping[str, Any]) -> str:
     """The page; every value but our own drawing is escaped, a value the template lacks is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(str(files("flows") / "templates")), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(str(files("flows") / "templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     return environment.get_template(TEMPLATE).render(view)
 
 
-def gather(
-    config: PipelineConfig, steps: Mapping[str, Step], run: StepRun, allowance: Allowance
-) -> dict[str, Any]:
+def gather(config: PipelineConfig, steps: Mapping[str, Step], run: StepRun, allowance: Allowance) -> dict[str, Any]:
     """Everything the template shows, as plain values."""
     inputs = run.inputs
     evaluations = gather_evaluations(config, inputs)
@@ -65,8 +73,8 @@ def gather(
         "detector": detector,
         "evaluations": evaluations,
         "metric_columns": METRICS,
-        "trainings": trainings,
-        "loss_columns": LOSSES,
+        "trainings": [{**training, "time": duration(seconds[training["step"]])} for training in trainings],
+        "loss_columns": list(LOSSES),
         "curves": gather_curves(config, inputs, allowance),
         "examples": gather_examples(config, inputs, allowance),
         "steps": _step_rows(steps, run, seconds),
@@ -87,23 +95,21 @@ def summarize(config: PipelineConfig, view: Mapping[str, Any]) -> dict[str, Any]
         "fingerprints": {step["name"]: step["fingerprint"] for step in view["steps"]},
         "detector": view["detector"]["metrics"],
         "trainings": {
-            t["step"]: {"losses": t["losses"], "clips": t["clips"], "steps": t["num_steps"]} for t in view["trainings"]
+            training["step"]: {key: training[key] for key in ("losses", "clips", "num_steps", "num_epochs")}
+            for training in view["trainings"]
         },
-        "evaluations": {
-            e["name"]: {
-                "corpus": e["corpus"],
-                "split": e["split"],
-                "model": e["model"],
-                "excluded": {item["reason"]: item["count"] for item in e["excluded"]},
-                **{
-                    d["key"]: {"metrics": d["metrics"], "chance": d["chance"], "queries": d["num_queries"], "candidates": d["num_candidates"]}
-                    for d in e["directions"]
-                },
-            }
-            for e in view["evaluations"]
-        },
+        "evaluations": {evaluation["name"]: _evaluation_numbers(evaluation) for evaluation in view["evaluations"]},
         "failures": [{key: f[key] for key in ("step", "status", "reason", "count")} for f in view["failures"]],
-    }  # fmt: skip
+    }
+
+
+def _evaluation_numbers(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("metrics", "chance", "num_queries", "num_candidates")
+    return {
+        **{key: evaluation[key] for key in ("corpus", "split", "model")},
+        "excluded": {item["reason"]: item["count"] for item in evaluation["excluded"]},
+        **{direction["key"]: {key: direction[key] for key in kept} for direction in evaluation["directions"]},
+    }
 
 
 def gather_failures(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
@@ -178,7 +184,10 @@ def _packages(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     records = {name: artifact.record["packages"] for name, artifact in inputs.items()}
     names = sorted({package for packages in records.values() for package in packages})
     return [
-        {"name": package, "values": distinct({step: found.get(package, "not installed") for step, found in records.items()})}
+        {
+            "name": package,
+            "values": distinct({step: found.get(package, "not installed") for step, found in records.items()}),
+        }
         for package in names
     ]
 
@@ -198,13 +207,23 @@ def _tiles(evaluations: list, trainings: list, failures: list, seconds: float) -
     if evaluations:
         last = evaluations[-1]
         for direction in last["directions"]:
-            chance = f"{last['name']}, chance {direction['chance']['R@1']:.1f} %"
-            tiles.append({"label": f"R@1 {direction['label']}", "value": f"{direction['metrics']['R@1']:.1f} %", "note": chance})
+            chance = f"{last['name']}, chance {percent(direction['chance']['R@1'])}"
+            tiles.append(
+                {"label": f"R@1 {direction['label']}", "value": percent(direction["metrics"]["R@1"]), "note": chance}
+            )
     if trainings:
         clips = ", ".join(t["step"] for t in trainings)
-        tiles.append({"label": "Clips trained on", "value": f"{sum(_corpus_clips(trainings).values()):,}", "note": clips})
+        tiles.append(
+            {"label": "Clips trained on", "value": f"{sum(_corpus_clips(trainings).values()):,}", "note": clips}
+        )
     lost = sum(failure["count"] for failure in failures)
-    tiles.append({"label": "Clips failed or left out", "value": f"{lost:,}", "note": "see Failures" if lost else "every clip passed"})
+    tiles.append(
+        {
+            "label": "Clips failed or left out",
+            "value": f"{lost:,}",
+            "note": "see Failures" if lost else "every clip passed",
+        }
+    )
     tiles.append({"label": "Work", "value": duration(seconds), "note": "all steps, as built last"})
     return tiles
 
@@ -216,19 +235,19 @@ def _corpus_clips(trainings: list) -> dict[str, int]:
 
 def _summary(config: PipelineConfig, evaluations: list, trainings: list) -> str:
     """One paragraph: what was trained on how many clips, and how well it finds clips and captions."""
-    parts = []
+    runs = []
     for training in trainings:
-        clips = " and ".join(f"{count:,} clips of {corpus}" for corpus, count in training["clips"].items())
-        parts.append(f"{training['step']} trained the region-word dual encoder on {clips} for {training['num_steps']:,} steps.")
-    if not trainings:
-        parts.append("No model was trained.")
+        clips = " and ".join(f"{count:,} clips of corpus “{corpus}”" for corpus, count in training["clips"].items())
+        runs.append(f"on {clips} for {training['num_steps']:,} steps ({training['step']})")
+    parts = [f"The region-word dual encoder was trained {', then '.join(runs)}." if runs else "No model was trained."]
     if evaluations:
         last = evaluations[-1]
         text, video = last["directions"]
+        chance = [percent(direction["chance"]["R@1"]) for direction in (text, video)]
         parts.append(
-            f"On the {last['split']} split of {last['corpus']}, {last['model']} ranks the right clip first for "
-            f"{text['metrics']['R@1']:.1f} % of {text['num_queries']:,} captions (chance {text['chance']['R@1']:.1f} %), and a right "
-            f"caption first for {video['metrics']['R@1']:.1f} % of {video['num_queries']:,} clips (chance {video['chance']['R@1']:.1f} %)."
+            f"On the {last['split']} split of “{last['corpus']}”, {last['model']} ranks the right clip first for "
+            f"{percent(text['metrics']['R@1'])} of {text['num_queries']:,} captions (chance {chance[0]}), and a right caption first for "
+            f"{percent(video['metrics']['R@1'])} of {video['num_queries']:,} clips (chance {chance[1]})."
         )
     source = "trained in this run" if config.detector.train else "loaded from a weights file"
     parts.append(f"Regions come from the {config.detector.model.preset} Faster R-CNN, {source}.")

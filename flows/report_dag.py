@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from flows.dag import STAGES, Dag, Step
 
 COLUMN, WIDTH, ROW, HEIGHT, TOP = 148, 124, 62, 46, 34  # drawing units, about a CSS pixel at full width
-LONGEST_NAME = 17  # characters that fit in a box
+LONGEST_NAME = 15  # characters that fit in a box
 
 
 def draw_dag(steps: Mapping[str, Step], seconds: Mapping[str, float]) -> Markup:
@@ -23,11 +23,13 @@ def draw_dag(steps: Mapping[str, Step], seconds: Mapping[str, float]) -> Markup:
     stages = [stage for stage in STAGES if any(step.stage == stage for step in steps.values())]
     width = COLUMN * len(stages) - (COLUMN - WIDTH) + 2
     height = TOP + ROW * (max((row for _, row in at.values()), default=0) + 1)
-    parts = [Markup('<text class="stage" x="{}" y="14">{}</text>').format(1 + COLUMN * i, s) for i, s in enumerate(stages)]
+    parts = [
+        Markup('<text class="stage" x="{}" y="14">{}</text>').format(1 + COLUMN * i, s) for i, s in enumerate(stages)
+    ]
     for name in steps:
         parts += [_edge(at[need], at[name]) for need in direct_needs(steps, name)]
     longest = max(seconds.values(), default=0.0) or 1.0
-    parts += [_box(name, at[name], seconds[name], seconds[name] / longest) for name in steps]
+    parts += [_box(step, at[name], seconds[name], seconds[name] / longest) for name, step in steps.items()]
     label = f"Graph of the {len(steps)} steps; the table below lists the same steps with what each needs."
     return Markup('<svg class="dag" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, label, Markup("").join(parts)
@@ -67,17 +69,20 @@ def _edge(start: tuple[int, int], end: tuple[int, int]) -> Markup:
             x1, y1, middle, y2, bend, x1 + 12, x2 - 30, x2
         )
     bend = (COLUMN - WIDTH) * 0.9
-    return Markup('<path class="edge" d="M{} {}C{} {} {} {} {} {}"/>').format(x1, y1, x1 + bend, y1, x2 - bend, y2, x2, y2)
+    return Markup('<path class="edge" d="M{} {}C{} {} {} {} {} {}"/>').format(
+        x1, y1, x1 + bend, y1, x2 - bend, y2, x2, y2
+    )
 
 
-def _box(name: str, at: tuple[int, int], seconds: float, share: float) -> Markup:
+def _box(step: Step, at: tuple[int, int], seconds: float, share: float) -> Markup:
     x, y = 1 + COLUMN * at[0], TOP + ROW * at[1]
-    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    label = step.name.removeprefix(f"{step.stage}-")  # the stage stands above the column
+    short = label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…"
     return Markup(
         '<g><title>{name}: {seconds:.1f} s</title><rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6"/>'
         '<rect class="share" x="{bx}" y="{by}" width="{bw:.1f}" height="3" rx="1.5"/>'
         '<text x="{tx}" y="{ty}">{short}</text><text class="small" x="{tx}" y="{sy}">{seconds:.1f} s</text></g>'
     ).format(
-        name=escape(name), seconds=seconds, x=x, y=y, w=WIDTH, h=HEIGHT, bx=x + 8, by=y + HEIGHT - 6,
+        name=step.name, seconds=seconds, x=x, y=y, w=WIDTH, h=HEIGHT, bx=x + 8, by=y + HEIGHT - 6,
         bw=max(share * (WIDTH - 16), 2), tx=x + 8, ty=y + 18, sy=y + 33, short=short,
     )  # fmt: skip

@@ -16,7 +16,7 @@ def main() -> None:
         first, first_seconds = _run(Path(folder) / "workspace")
         _, again_seconds = _run(Path(folder) / "workspace")
     steps = [(e["step"], e["seconds"]) for e in first if e.get("event") == "end"]
-    scores = {e["step"]: e["scores"]["t2v"]["R1"] for e in first if e.get("event") == "scores"}
+    scores = {e["step"]: e["scores"]["t2v"]["R@1"] for e in first if e.get("event") == "scores"}
     rows = [(name, seconds, 100 * seconds / first_seconds) for name, seconds in steps]
     rows += [
         ("whole run", first_seconds, 100.0),

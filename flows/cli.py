@@ -229,6 +229,8 @@ def clear_errors():
     """Say what went wrong in one message and exit with 1; the traceback is shown when REGIONVLP_TRACEBACK is set."""
     try:
         yield
+    except KeyError:  # never how an input problem is told: a defect of ours, shown whole
+        raise
     except (ValueError, OSError, RuntimeError, LookupError) as error:
         if os.environ.get("REGIONVLP_TRACEBACK"):
             traceback.print_exc()

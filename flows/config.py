@@ -154,12 +154,24 @@ class PipelineConfig(Section):
     report: ReportSection = Field(default_factory=ReportSection, description="What the report shows.")
     execution: ExecutionSection = Field(default_factory=ExecutionSection, description="Where and how work runs.")
 
+    def sized_model(self) -> ModelConfig:
+        """The dual encoder's configuration with the width of the detector's features."""
+        video = self.model.video.model_copy(update={"feature_dim": self.detector.model.feature_dim})
+        return self.model.model_copy(update={"video": video})
+
     @model_validator(mode="after")
     def _references_exist(self) -> "PipelineConfig":
-        problems = list(_reference_problems(self))
+        problems = [*_reference_problems(self), *_shape_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+def _shape_problems(config: PipelineConfig):
+    video = config.model.video
+    found = config.detector.model.feature_dim
+    if "feature_dim" in video.model_fields_set and video.feature_dim != found:
+        yield f"model.video.feature_dim is {video.feature_dim} but the detector's features have {found}; leave it out"
 
 
 def _reference_problems(config: PipelineConfig):

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from detector.vocabulary import Vocabulary, read_vocabulary, visual_genome_vocabulary
 from flows.config import EvaluateSection, PipelineConfig
 from storage.artifact import Artifact
 from storage.frame_store import FrameRow, FrameStore
@@ -93,8 +94,10 @@ def gather_examples(config: PipelineConfig, inputs: Mapping[str, Artifact], allo
     clips = ClipPictures(inputs[f"corpora-{section.corpus}"], inputs[f"sample-{section.corpus}"])
     metrics = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
     retrievals = [_retrieval(example, clips, metrics["num_clips"], allowance) for example in examples]
-    names = _region_names(config, inputs)
-    alignments = [drawn for example in examples if (drawn := _alignment(example, clips, names, allowance))["frames"]]
+    vocabulary = _vocabulary(config, inputs)
+    alignments = [
+        drawn for example in examples if (drawn := _alignment(example, clips, vocabulary, allowance))["frames"]
+    ]
     left_out = (
         f"{allowance.refused} pictures are left out to keep the page small enough to send." if allowance.refused else ""
     )
@@ -146,7 +149,7 @@ def _retrieval(
 
 
 def _alignment(
-    example: Mapping[str, Any], clips: ClipPictures, names: "RegionNames", allowance: Allowance
+    example: Mapping[str, Any], clips: ClipPictures, vocabulary: Vocabulary, allowance: Allowance
 ) -> dict[str, Any]:
     """One caption with its words' colours, and the frames in which most of its regions lie."""
     words = example["words"]
@@ -165,7 +168,7 @@ def _alignment(
             enlarged(stored.jpegs[frame]), marks, original_size_px=stored.original_size_px, max_side_px=FRAME_PX
         )
         image = allowance.data_uri(picture, "image/jpeg")
-        pairs = [f"{words[number]['word']} → {names.of(region)}" for number, region, _ in owners[frame]]
+        pairs = [f"{words[number]['word']} → {region_name(region, vocabulary)}" for number, region, _ in owners[frame]]
         if image:
             alt = f"Frame at {seconds[frame]:.2f} s with boxes: {'; '.join(pairs)}"
             frames.append({"image": image, "alt": alt, "caption": f"{seconds[frame]:.2f} s. {'; '.join(pairs)}"})
@@ -231,25 +234,22 @@ def enlarged(jpeg: bytes) -> bytes:
     return buffer.getvalue()
 
 
-class RegionNames:
-    """What the detector calls a region, in words where the vocabulary is known."""
-
-    def __init__(self, vocabulary: Mapping[str, Sequence[str]]) -> None:
-        self._classes, self._attributes = vocabulary.get("classes", ()), vocabulary.get("attributes", ())
-
-    def of(self, region: Mapping[str, Any]) -> str:
-        """Such as "red circle", "whole frame" or "class 17"."""
-        if region["whole_image"]:
-            return "whole frame"
-        class_id, attribute_id = region["class_id"], region["attribute_id"]
-        name = self._classes[class_id] if 0 <= class_id < len(self._classes) else f"class {class_id}"
-        return f"{self._attributes[attribute_id]} {name}" if 0 <= attribute_id < len(self._attributes) else name
+def region_name(region: Mapping[str, Any], vocabulary: Vocabulary) -> str:
+    """What the detector calls a region, such as "red circle" or "whole frame"; by number where it has no name."""
+    if region["whole_image"]:
+        return "whole frame"
+    class_id, attribute_id = region["class_id"], region["attribute_id"]
+    classes, attributes = vocabulary.classes, vocabulary.attributes
+    name = classes[class_id] if 0 <= class_id < len(classes) else f"class {class_id}"
+    return f"{attributes[attribute_id]} {name}" if 0 <= attribute_id < len(attributes) else name
 
 
-def _region_names(config: PipelineConfig, inputs: Mapping[str, Artifact]) -> RegionNames:
-    """Names from the corpus that the detector was trained on; numbers where it was trained elsewhere."""
+def _vocabulary(config: PipelineConfig, inputs: Mapping[str, Artifact]) -> Vocabulary:
+    """Names of the classes and attributes the detector knows; none where they are not known."""
     if config.detector.train:
         corpus = inputs[f"corpora-{config.detector.train.corpus}"]
         if "vocabulary.json" in corpus.outputs:
-            return RegionNames(json.loads(corpus.file("vocabulary.json").read_text(encoding="utf-8")))
-    return RegionNames({})
+            return read_vocabulary(corpus.file("vocabulary.json"))
+    if config.detector.model.preset == "vg-r101-c4":
+        return visual_genome_vocabulary()
+    return Vocabulary((), ())

@@ -121,33 +121,32 @@ def gather_trainings(config: PipelineConfig, inputs: Mapping[str, Artifact]) -> 
 def describe_detector(config: PipelineConfig, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """Which detector made the regions, how good it is, and what it is not."""
     model, trained = config.detector.model, config.detector.train
-    text = (
+    what = (
         f"Preset {model.preset}: Faster R-CNN with {model.num_classes} classes and {model.num_attributes} attributes, "
-        f"features of {model.feature_dim} numbers, up to {model.max_regions} regions a frame. "
+        f"features of {model.feature_dim} numbers, up to {model.max_regions} regions a frame."
     )
+    about = {"caveat": _caveat(config), "tested": "", "scores": [], "metrics": {}}
     if trained is None:
-        digest = next((a.inputs["weights"] for name, a in inputs.items() if "weights" in a.inputs), "unknown")
-        text += f"Its weights were loaded from a file ({digest}); they were not trained or tested in this run."
-        return {"text": text, "caveat": _caveat(config), "scores": [], "caption": "", "metrics": {}}
-    scores = json.loads(inputs["train-detector"].file("metrics.json").read_text(encoding="utf-8"))
-    clean = {name: value if value is not None and math.isfinite(value) else None for name, value in scores.items()}
-    tested = f"{trained.eval_split} split of {trained.eval_corpus or trained.corpus}"
-    text += (
-        f"Trained in this run from random weights for {trained.training.steps:,} steps of {trained.training.batch_size} frames, "
-        f"on boxes of the {trained.split} split of {trained.corpus}; tested on the {tested}."
+        digest = next(
+            (artifact.inputs["weights"] for artifact in inputs.values() if "weights" in artifact.inputs), "unknown"
+        )
+        return {
+            **about,
+            "text": f"{what} Its weights came from a file ({digest}); this run neither trained nor tested it.",
+        }
+    metrics = json.loads(inputs["train-detector"].file("metrics.json").read_text(encoding="utf-8"))
+    text = (
+        f"{what} Trained in this run from random weights for {trained.training.steps:,} steps of {trained.training.batch_size} frames "
+        f"on the {trained.split} split of “{trained.corpus}”. AP is COCO's box average precision over IoU 0.50 to 0.95, AP50 and AP75 "
+        "that at one IoU; attribute accuracy is the share of matched regions whose attribute is one of their object's."
     )
     names = {"attribute_accuracy": "Attribute accuracy"}
-    return {
-        "text": text,
-        "caveat": _caveat(config),
-        "scores": [
-            {"name": names.get(name, name), "value": "nothing to score" if value is None else percent(100 * value)}
-            for name, value in clean.items()
-        ],
-        "caption": f"On the {tested}. AP: COCO box average precision over IoU 0.50 to 0.95; AP50, AP75: at one IoU. "
-        "Attribute accuracy: matched regions whose attribute is one of their object's.",
-        "metrics": clean,
-    }
+    scores = [
+        {"name": names.get(name, name), "value": "nothing to score" if score is None else percent(100 * score)}
+        for name, score in metrics.items()
+    ]
+    tested = f"{trained.eval_split} split of “{trained.eval_corpus or trained.corpus}”"
+    return {**about, "text": text, "tested": tested, "scores": scores, "metrics": metrics}
 
 
 def _caveat(config: PipelineConfig) -> str:

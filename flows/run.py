@@ -123,8 +123,8 @@ def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bo
             text = scores["t2v"]
             _say(
                 as_json,
-                f"{name}: text to video R@1 {text['R1']:.1f} %  R@5 {text['R5']:.1f} %  R@10 {text['R10']:.1f} %  MedR {text['MedR']:.0f}"
-                f"  ({scores['num_queries']} captions, {scores['num_videos']} clips)",
+                f"{name}: text to video R@1 {text['R@1']:.1f} %  R@5 {text['R@5']:.1f} %  R@10 {text['R@10']:.1f} %  MedR {text['MedR']:.0f}"
+                f"  ({scores['num_captions']} captions, {scores['num_clips']} clips)",
                 event="scores", step=name, scores=scores,
             )  # fmt: skip
         if step.stage == "report":

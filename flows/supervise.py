@@ -18,7 +18,11 @@ GRACE_SECONDS = 30.0
 
 
 class ProcessFailedError(RuntimeError):
-    """The process ended with a non-zero code or went silent."""
+    """The process ended with a non-zero code (``code``) or went silent (``code`` is None)."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def run_supervised(

@@ -20,6 +20,8 @@ from flows.supervise import ProcessFailedError
 from storage.artifact import Workspace
 from storage.errors import DiskFullError
 
+# Exit codes of vlp.train_main that a repetition would end with too: an invalid specification, a loss that is not finite.
+HOPELESS_CODES = (2, 65)
 # Seconds between two progress updates sent to the server: each is a REST call.
 ARTIFACT_SECONDS = 5.0
 
@@ -138,7 +140,9 @@ def _running(session: Session, name: str) -> StepRun:
 def _worth_retrying(_task: Any, _run: Any, state: State) -> bool:
     """Retry what may pass next time (an I/O error, a killed training process), not wrong input."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, OSError | ProcessFailedError) and not isinstance(error, DiskFullError | FileNotFoundError)
+    if isinstance(error, ProcessFailedError):
+        return error.code not in HOPELESS_CODES
+    return isinstance(error, OSError) and not isinstance(error, DiskFullError | FileNotFoundError)
 
 
 def _table(facts: dict[str, Any], prefix: str = "") -> list[dict[str, Any]]:

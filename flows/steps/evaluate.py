@@ -17,12 +17,12 @@ def step(name: str, config: PipelineConfig, section: EvaluateSection, steps: dic
     recipe = Recipe("evaluate", name, identity(section), inputs, CODE_VERSION)
 
     def finish(run: StepRun) -> dict[str, Any]:
-        return _evaluate(run, section, config.report.num_examples)
+        return _evaluate(run, section)
 
     return Step(f"evaluate-{name}", recipe, needs, finish)
 
 
-def _evaluate(run: StepRun, section: EvaluateSection, num_examples: int) -> dict[str, Any]:
+def _evaluate(run: StepRun, section: EvaluateSection) -> dict[str, Any]:
     from flows.devices import choose_device, use_threads
     from vlp.tasks.retrieval import evaluate_retrieval
 

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from flows.config import PipelineConfig, TrainSection
@@ -28,7 +27,7 @@ def step(stage: str, name: str, config: PipelineConfig, section: TrainSection, s
     needs = {f"manifest:{c}": f"corpora-{c}" for c in corpora} | {f"regions:{c}": f"extract-{c}" for c in corpora}
     if init:
         needs["init"] = init
-    model = {"model": identity(config.model)} if init is None else {}
+    model = {"model": identity(config.sized_model())} if init is None else {}
     settings = {**model, "train": identity(section)}
     inputs = {role: steps[need].recipe.fingerprint for role, need in needs.items()}
     if init is None:  # weights that start the encoders are identity by what they hold, not by where they lie
@@ -74,8 +73,8 @@ def _spec(run: StepRun, config: PipelineConfig, section: TrainSection) -> dict[s
 
     init = run.inputs.get("init")
     return {
-        "model": None if init else config.model.model_dump(mode="json"),
-        "init_model": str(Path(init.path) / "model") if init else None,
+        "model": None if init else config.sized_model().model_dump(mode="json"),
+        "init_model": str(init.path / "model") if init else None,
         "train": section.train.model_dump(mode="json"),
         "sources": [source(corpus, section.split) for corpus in section.corpora],
         "val": source(section.val_corpus, section.val_split) if section.val_corpus else None,

@@ -51,7 +51,7 @@ class _Array:
         if not isinstance(self.state, tuple) or len(self.state) != 5:
             raise ForbiddenPickleError("an array without a proper state")
         _, shape, dtype, fortran, data = self.state
-        if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
+        if not isinstance(shape, tuple):
             raise ForbiddenPickleError(f"an array of shape {shape!r}")
         if isinstance(data, list):
             if shape != () or len(data) != 1:
@@ -63,6 +63,8 @@ class _Array:
 def _numbers(data: object, shape: tuple[int, ...], dtype: object, fortran: bool) -> np.ndarray:
     if not isinstance(data, bytes) or not isinstance(dtype, _DType):
         raise ForbiddenPickleError("an array without bytes or dtype")
+    if not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise ForbiddenPickleError(f"an array of shape {shape!r}")
     kind = dtype.numpy()
     count = int(np.prod(shape, dtype=object)) if shape else 1
     if count > _MAX_ITEMS or count * kind.itemsize != len(data):
@@ -78,6 +80,13 @@ def _scalar(dtype: object, data: object) -> Any:
     return _numbers(data, (), dtype, False)[()]
 
 
+def _frombuffer(data: object, dtype: object, shape: object, order: object) -> np.ndarray:
+    """Protocol 5's form of an array."""
+    if not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple) or order not in ("C", "F"):
+        raise ForbiddenPickleError("an array without bytes, shape or order")
+    return _numbers(bytes(data), shape, dtype, order == "F")
+
+
 def _encode(text: object, encoding: object = "latin1") -> bytes:
     """Old protocols write bytes as latin-1 text."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
@@ -86,8 +95,12 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
 
 
 _ALLOWED = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _DType, ("_codecs", "encode"): _encode}
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED |= {(_module, "_reconstruct"): _reconstruct, (_module, "scalar"): _scalar}
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED |= {
+        (f"{_core}.multiarray", "_reconstruct"): _reconstruct,
+        (f"{_core}.multiarray", "scalar"): _scalar,
+        (f"{_core}.numeric", "_frombuffer"): _frombuffer,
+    }
 
 
 class _Reader(pickle.Unpickler):

@@ -94,7 +94,7 @@ class RegionStoreWriter:
             )
 
     def _require_next(self, row: int) -> None:
-        if row != self._next:
+        if row != self._next or row not in self._rows:
             expected = f"expected row {self._next}" if self._next in self._rows else "the part is complete"
             raise ValueError(f"{self._subject}: got row {row}, {expected}; write every row once, in ascending order")
 

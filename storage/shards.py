@@ -192,14 +192,7 @@ class PartSet:
 
     def record(self, shard: int) -> CommitRecord:
         """Commit record of a part; raises as `part` does."""
-        rows = self.plan.range_of(shard)
-        try:
-            record = CommitRecord.read(self._record_path(shard))
-        except FileNotFoundError:
-            raise MissingRowError(
-                f"{self._shard_label(shard)} (rows {rows.start} to {rows.stop - 1}): never committed; run its stage again"
-            ) from None
-        self._require_same_recipe(record)
+        record = self._require_record(shard)
         problem = record.problem(self.directory)
         if problem is not None:
             raise DamagedStoreError(f"{self._shard_label(shard)}: {problem}; run its stage again, it remakes this part")
@@ -222,11 +215,19 @@ class PartSet:
         return pa.concat_tables([SCHEMA.empty_table(), *(self.ledger_of(shard) for shard in self.committed())])
 
     def ledger_of(self, shard: int) -> pa.Table:
-        """Ledger rows of one committed shard. Raises DamagedStoreError when its content is not what was committed."""
-        record = self.record(shard)
+        """Ledger rows of one committed shard, also where its part is damaged.
+
+        Raises:
+            DamagedStoreError: the ledger file is not what was committed.
+            MissingRowError: never committed.
+        """
+        record = self._require_record(shard)
         path = self._ledger_path(shard)
-        if digest_file(path) != record.ledger["digest"]:
-            raise DamagedStoreError(f"{self._shard_label(shard)}: {LEDGERS}/{path.name} differs from its commit record")
+        if not path.exists() or digest_file(path) != record.ledger["digest"]:
+            raise DamagedStoreError(
+                f"{self._shard_label(shard)}: {LEDGERS}/{path.name} differs from its commit record; "
+                "delete it and run its stage again, it remakes this part"
+            )
         return read_ledger(path)
 
     def reopen(self, shard: int) -> None:
@@ -311,6 +312,18 @@ class PartSet:
             },
         )
         return publish_once(record_path, record.to_bytes(), subject=f"commit record of {self._shard_label(shard)}")
+
+    def _require_record(self, shard: int) -> CommitRecord:
+        """The record of this recipe's shard; its files are not looked at."""
+        rows = self.plan.range_of(shard)
+        try:
+            record = CommitRecord.read(self._record_path(shard))
+        except FileNotFoundError:
+            raise MissingRowError(
+                f"{self._shard_label(shard)} (rows {rows.start} to {rows.stop - 1}): never committed; run its stage again"
+            ) from None
+        self._require_same_recipe(record)
+        return record
 
     def _is_intact(self, shard: int) -> bool:
         """True if the shard has a readable record and all its files have their size."""

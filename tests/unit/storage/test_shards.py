@@ -212,7 +212,7 @@ class TestRefusals:
     def test_a_truncated_file_is_refused_and_remade(self, store, name, size):
         parts = make(open_store(store), 0, 1, 2)
         os.truncate(store / name, size)
-        for open_it in (lambda: parts.part(0), parts.check_all, lambda: parts.ledger_of(0)):
+        for open_it in (lambda: parts.part(0), parts.check_all, lambda: parts.verify(0)):
             with pytest.raises(
                 DamagedStoreError, match=f"part 000000 of extract/demo-aaaaaaaa: {name} has {size} bytes"
             ):

@@ -208,7 +208,12 @@ def _curve(
     )
     ends = ", ".join(f"{name} from {rows[0][name]:.3g} to {rows[-1][name]:.3g}" for name in names)
     mean = f"; each point the mean of {math.ceil(len(rows) / CURVE_POINTS)} steps" if len(rows) > CURVE_POINTS else ""
-    return {"image": image, "alt": f"{title} over {rows[-1]['step']} steps: {ends}", "caption": f"{ends}{mean}."}
+    return {
+        "image": image,
+        "title": title,
+        "alt": f"{title} over {rows[-1]['step']} steps: {ends}",
+        "caption": f"{ends}{mean}.",
+    }
 
 
 def thinned(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[dict[str, float]]:

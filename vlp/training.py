@@ -14,6 +14,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pydantic import Field, model_validator
 from safetensors.torch import load as load_weights
 
 from storage.checkpoint import CheckpointStore
-from storage.durable import digest_file, remove_tree, replace_file, temporary_name
+from storage.durable import TEMPORARY_MARK, digest_file, remove_tree, replace_file, sync_tree, temporary_name
 from storage.fingerprint import canonical_json, fingerprint, identity
 from vlp.config import Config, ModelConfig
 from vlp.data import ClipSource, PairBatch, SourceSpec, TrainingData
@@ -209,16 +210,17 @@ def resume(run: Run) -> None:
 def loop(run: Run, stop: Callable[[], bool]) -> bool:
     """All remaining steps; False when stopped before the last."""
     validate_if_due(run)  # the checkpoint of an epoch's end is older than its validation
-    for batch, waited in run.data.read_ahead(run.steps, run.total_steps):
-        if stop():
-            checkpoint(run)
-            run.log.event("stopped", step=run.steps, total_steps=run.total_steps)
-            return False
-        optimize(run, batch, waited)
-        ends_epoch = run.steps % run.data.plan.steps_per_epoch == 0
-        if ends_epoch or run.steps == run.total_steps or run.steps % run.config.checkpoint_every_steps == 0:
-            checkpoint(run)
-        validate_if_due(run)
+    with closing(run.data.read_ahead(run.steps, run.total_steps)) as batches:
+        for batch, waited in batches:
+            if stop():
+                checkpoint(run)
+                run.log.event("stopped", step=run.steps, total_steps=run.total_steps)
+                return False
+            optimize(run, batch, waited)
+            ends_epoch = run.steps % run.data.plan.steps_per_epoch == 0
+            if ends_epoch or run.steps == run.total_steps or run.steps % run.config.checkpoint_every_steps == 0:
+                checkpoint(run)
+            validate_if_due(run)
     return True
 
 
@@ -311,8 +313,11 @@ def commit(run: Run) -> None:
     if run.config.select == "best_val":
         run.model.load_state_dict(load_weights(run.best.weights))
     final = run.directory / MODEL
+    for litter in final.parent.glob(f"{MODEL}{TEMPORARY_MARK}*"):
+        remove_tree(litter)
     temporary = temporary_name(final)
     run.model.save_pretrained(temporary)
+    sync_tree(temporary)
     remove_tree(final)
     os.replace(temporary, final)
     summary = summarize(run)

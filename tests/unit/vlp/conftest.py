@@ -122,7 +122,9 @@ def _write_part(parts, shard, spec, kinds, failed, clips, rng) -> None:
     for row in rows:
         if row in failed:
             writer.write_failed(row)
-            ledger.append(LedgerRow(clips[row].clip_id, row, "extract", "failed", Reason.UNREADABLE, "no frame decodes"))
+            ledger.append(
+                LedgerRow(clips[row].clip_id, row, "extract", "failed", Reason.UNREADABLE, "no frame decodes")
+            )
             continue
         count = spec.num_frames - (row % 5 == 4 and spec.num_frames > 1)  # every fifth clip lacks its last frame
         writer.write(row, [frame(*kinds[row], float(second), rng) for second in range(count)])

@@ -3,8 +3,8 @@
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from storage.ledger import LedgerRow, Reason
@@ -26,7 +26,7 @@ class DuplicateClipError(ValueError):
     """Two annotation rows claim one clip id but are not two captions of one clip; the message names both lines."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AnnotationRow:
     """One annotated clip or one of its captions, as the file says it.
 
@@ -167,26 +167,26 @@ def _facts(clips: list[Clip], ledger: list[LedgerRow]) -> dict:
     }
 
 
-def merged(rows: Iterable[AnnotationRow]) -> list[AnnotationRow]:
+def merged(rows: Iterable[AnnotationRow]) -> Iterator[AnnotationRow]:
     """One row per clip id, captions of its rows joined, in order of first appearance.
 
     Raises:
         DuplicateClipError: two rows of one id differ in media, window or split.
     """
     first: dict[str, AnnotationRow] = {}
-    captions: dict[str, list[str]] = {}
+    further: dict[str, list[str]] = {}  # captions of repeated ids only: WebVid has millions of rows and none
     for row in rows:
         known = first.setdefault(row.clip_id, row)
+        if known is row:
+            continue
         if _place(known) != _place(row):
             raise DuplicateClipError(
                 f"clip id {row.clip_id!r} is at {known.origin} ({_words(known)}) and at {row.origin} ({_words(row)}); "
                 "rows of one id must be captions of one clip: give the clips ids of their own or remove one"
             )
-        captions.setdefault(row.clip_id, []).extend(row.captions)
-    return [
-        AnnotationRow(key, row.media, tuple(captions[key]), row.split, row.origin, row.start_seconds, row.end_seconds)
-        for key, row in first.items()
-    ]
+        further.setdefault(row.clip_id, []).extend(row.captions)
+    for clip_id, row in first.items():
+        yield replace(row, captions=(*row.captions, *further[clip_id])) if clip_id in further else row
 
 
 def _place(row: AnnotationRow) -> tuple:

@@ -1,11 +1,13 @@
 """A shard of clips, good and bad: every clip ends as frames or as a ledger row, and a bad one costs no other."""
 
+import multiprocessing
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from features.clip_frames import ClipTask
 from features.decoding_pool import DecodingPool
 from features.images import decode_jpeg
 from features.sampling import SamplingConfig
@@ -151,6 +153,16 @@ def test_windows_of_one_video_are_clips_of_their_own(videos, tmp_path):
     manifest = manifest_of(tmp_path, {"a": video.name}, start_seconds=20.0)
     _, ledger = sample(tmp_path / "late", manifest, tmp_path, CONFIG)
     assert fates(ledger) == {"a": "no_frames"}
+
+
+def test_idle_processes_killed_from_outside_are_replaced(videos):
+    task = ClipTask("a", videos("h264_mp4", 20), "video", None, None, CONFIG)
+    with DecodingPool(1) as pool:
+        first = list(pool.run([task]))
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        assert [outcome.result for outcome in pool.run([task, task])] == [first[0].result] * 2
 
 
 def test_pool_needs_a_worker():

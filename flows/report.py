@@ -7,6 +7,8 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from flows.config import PipelineConfig
@@ -24,7 +26,7 @@ from flows.report_scores import (
     percent,
 )
 from storage.artifact import Artifact
-from storage.ledger import read_ledger
+from storage.ledger import SCHEMA, read_ledger
 
 TEMPLATE = "report.html.j2"
 # All pictures together, as base64. With text, style and the rest the page stays below 3 MB, which mail programs let through.
@@ -63,12 +65,13 @@ def gather(config: PipelineConfig, steps: Mapping[str, Step], run: StepRun, allo
     inputs = run.inputs
     evaluations = gather_evaluations(config, inputs)
     trainings = gather_trainings(config, inputs)
-    failures = gather_failures(inputs)
-    seconds = {name: step_seconds(inputs[name]) for name in steps}
+    ledgers = {name: ledger_of(artifact) for name, artifact in inputs.items()}
+    failures = gather_failures(ledgers)
+    seconds = {name: step_seconds(inputs[name], ledgers[name]) for name in steps}
     detector = describe_detector(config, inputs)
     return {
         "name": config.name,
-        "tiles": _tiles(evaluations, trainings, failures, sum(seconds.values())),
+        "tiles": _tiles(evaluations, trainings, _count_lost(inputs, ledgers), sum(seconds.values())),
         "summary": _summary(config, evaluations, trainings),
         "detector": detector,
         "evaluations": evaluations,
@@ -112,13 +115,17 @@ def _evaluation_numbers(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def gather_failures(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    """Clips that are not ok, by step, status and reason, from the ledgers."""
+def ledger_of(artifact: Artifact) -> pa.Table:
+    """All ledger rows of a step, with all its shards; empty for a step that keeps none."""
+    paths = [*artifact.path.glob("ledger.parquet"), *sorted(artifact.path.glob("ledger/*.parquet"))]
+    return pa.concat_tables([SCHEMA.empty_table(), *(read_ledger(path) for path in paths)])
+
+
+def gather_failures(ledgers: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
+    """Clips that are not ok, by step, status and reason, with the first of their ids."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for name, artifact in inputs.items():
-        for row in _ledger_rows(artifact):
-            if row["status"] == "ok":
-                continue
+    for name, ledger in ledgers.items():
+        for row in ledger.filter(pc.field("status") != "ok").to_pylist():
             key = (name, row["status"], row["reason"])
             entry = found.setdefault(key, {"count": 0, "clip_ids": [], "message": row["message"]})
             entry["count"] += 1
@@ -127,17 +134,23 @@ def gather_failures(inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     return [{"step": s, "status": status, "reason": reason, **rest} for (s, status, reason), rest in found.items()]
 
 
-def _ledger_rows(artifact: Artifact) -> list[dict[str, Any]]:
-    paths = [*artifact.path.glob("ledger.parquet"), *sorted(artifact.path.glob("ledger/*.parquet"))]
-    return [row for path in paths for row in read_ledger(path).to_pylist()]
+def _count_lost(inputs: Mapping[str, Artifact], ledgers: Mapping[str, pa.Table]) -> int:
+    """Clips that are not ok in some stage; one that fails in several counts once."""
+    lost = set()
+    for name, ledger in ledgers.items():
+        ids = ledger.filter(pc.field("status") != "ok")["clip_id"].to_pylist()
+        lost |= {
+            (inputs[name].name, clip_id) for clip_id in ids
+        }  # steps that keep a ledger are named after their corpus
+    return len(lost)
 
 
-def step_seconds(artifact: Artifact) -> float:
+def step_seconds(artifact: Artifact, ledger: pa.Table) -> float:
     """Seconds a step's work took: of its last build, and of every clip for a step made of shards.
 
-    The record of a sharded step times its sealing only, its ledgers hold the work.
+    The record of a sharded step times its sealing only, its ledger holds the work.
     """
-    return artifact.seconds + sum(row["seconds"] for row in _ledger_rows(artifact))
+    return artifact.seconds + (pc.sum(ledger["seconds"]).as_py() or 0.0)
 
 
 def _step_rows(steps: Mapping[str, Step], run: StepRun, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -202,7 +215,7 @@ def _minute(stamp: str) -> str:
     return datetime.fromisoformat(stamp).strftime("%Y-%m-%d %H:%M")
 
 
-def _tiles(evaluations: list, trainings: list, failures: list, seconds: float) -> list[dict[str, str]]:
+def _tiles(evaluations: list, trainings: list, lost: int, seconds: float) -> list[dict[str, str]]:
     tiles = []
     if evaluations:
         last = evaluations[-1]
@@ -216,7 +229,6 @@ def _tiles(evaluations: list, trainings: list, failures: list, seconds: float) -
         tiles.append(
             {"label": "Clips trained on", "value": f"{sum(_corpus_clips(trainings).values()):,}", "note": clips}
         )
-    lost = sum(failure["count"] for failure in failures)
     tiles.append(
         {
             "label": "Clips failed or left out",

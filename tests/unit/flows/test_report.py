@@ -219,6 +219,7 @@ def test_failures_are_told_by_step_reason_and_clip(page, finished, made):
     assert {"step": "extract-squares", "status": "failed", "reason": "upstream_failed", "count": 1} in failures
     assert ("corpora-squares", "missing") in {(f["step"], f["reason"]) for f in failures}
     assert "no frames" in page
+    assert '<span class="soft">Clips failed or left out</span><b>1</b>' in page  # in two stages, yet one clip
     assert "gone" in page
 
 
@@ -250,7 +251,7 @@ def test_weights_from_a_file_are_named_by_their_digest(page, finished):
 
 def test_work_of_a_sharded_step_is_the_work_on_its_clips(finished):
     artifact = finished.place.find(finished.dag.steps["extract-squares"].recipe)
-    assert report.step_seconds(artifact) == pytest.approx(artifact.seconds + 2.5)
+    assert report.step_seconds(artifact, report.ledger_of(artifact)) == pytest.approx(artifact.seconds + 2.5)
 
 
 def test_without_examples_the_page_says_why(finished):

@@ -33,6 +33,7 @@ def pipeline(
     with Session.open(config, workspace, start=start, only=only, until=until) as session:
         for corpus in config.corpora:
             corpora(config, workspace, corpus)
+        for corpus in config.corpora:
             sample(config, workspace, corpus)
         if config.detector.train:
             train_detector(config, workspace)

@@ -120,13 +120,10 @@ def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bo
             continue
         if step.stage == "evaluate":
             scores = json.loads(artifact.file("metrics.json").read_text(encoding="utf-8"))
-            text = scores["t2v"]
-            _say(
-                as_json,
-                f"{name}: text to video R@1 {text['R@1']:.1f} %  R@5 {text['R@5']:.1f} %  R@10 {text['R@10']:.1f} %  MedR {text['MedR']:.0f}"
-                f"  ({scores['num_captions']} captions, {scores['num_clips']} clips)",
-                event="scores", step=name, scores=scores,
-            )  # fmt: skip
+            recalls = "  ".join(f"{key} {scores['t2v'][key]:.1f} %" for key in ("R@1", "R@5", "R@10"))
+            text = f"{name}: text to video {recalls}  MedR {scores['t2v']['MedR']:.0f}"
+            text += f"  ({scores['num_captions']} captions, {scores['num_clips']} clips)"
+            _say(as_json, text, event="scores", step=name, scores=scores)
         if step.stage == "report":
             path = artifact.file("report.html")
             _say(as_json, f"report: {path}", event="report", path=str(path))

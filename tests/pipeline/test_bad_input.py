@@ -32,7 +32,7 @@ def corpus_of_videos(finished, tmp_path):
 
 def run_table(command_line, workspace, table, *more):
     """Read and sample a table of one's own."""
-    corpus = json.dumps({"kind": "table", "table": str(table)})
+    corpus = json.dumps({"kind": "table", "annotations": str(table)})
     arguments = ("--set", f"corpora.mine.corpus={corpus}", "--set", "corpora.mine.sampling.num_frames=2", *more)
     return command_line.run_tiny(workspace, *arguments, "--until", "sample-mine")
 

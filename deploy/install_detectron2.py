@@ -240,9 +240,10 @@ def install(sdist: Path | None = None, *, force: bool = False) -> str:
         DetectronInstallError: with the reason and what to do.
     """
     require_runtime()
-    usable, said = probe()
-    if usable and not force:
-        return said
+    if not force:
+        usable, said = probe()
+        if usable:
+            return said
     with tempfile.TemporaryDirectory(prefix="regionvlp-detectron2-") as temporary:
         folder = Path(temporary)
         archive = sdist or fetch_sdist(folder)

@@ -48,14 +48,14 @@ class BackboneConfig(_Config):
         description="3x3/2 max-pool with padding 1, or without padding and with a partial last window as in Caffe",
     )
     stage_blocks: tuple[int, int, int] = Field((1, 1, 1), description="blocks in res2, res3, res4")
-    stage_channels: tuple[int, int, int] = Field((32, 64, 128), description="output channels of res2, res3, res4")
+    stage_channels: tuple[int, int, int] = Field((32, 64, 96), description="output channels of res2, res3, res4")
     stage_strides: tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]] = Field(
         (1, 2, 1), description="strides of res2-res4"
     )
     stride_in_1x1: bool = Field(True, description="bottleneck blocks: stride in the 1x1 convolution, as in Caffe")
     frozen_stages: int = Field(0, ge=0, le=4, description="stages that are not trained: 1 = stem, 2 = and res2, ...")
     res5_blocks: int = Field(1, ge=1, description="blocks in res5")
-    res5_channels: int = Field(192, ge=1, description="output channels of res5: the dimension of a region's feature")
+    res5_channels: int = Field(160, ge=1, description="output channels of res5: the dimension of a region's feature")
     res5_stride: Literal[1, 2] = Field(2, description="stride of res5 on the pooled region")
     res5_dilation: Literal[1, 2] = Field(
         1, description="dilation of the 3x3 convolutions of res5 (bottleneck blocks only)"
@@ -119,7 +119,7 @@ class HeadConfig(_Config):
     pooler: Literal["ROIPool", "ROIAlignV2"] = Field(
         "ROIAlignV2", description="how a region is cut out of the feature map"
     )
-    pooler_size: int = Field(7, ge=1, description="side of the pooled grid, cells")
+    pooler_size: int = Field(6, ge=1, description="side of the pooled grid, cells")
     pooler_samples: int = Field(
         1,
         ge=0,
@@ -135,7 +135,7 @@ class HeadConfig(_Config):
     attribute_hidden: int = Field(128, ge=1, description="hidden width of the attribute head")
     no_attribute_output: bool = Field(False, description="one more output, the last, for 'no attribute'")
     attribute_loss_weight: float = Field(0.5, ge=0, description="training: weight of the attribute loss")
-    sampled_regions: int = Field(32, ge=1, description="training: regions per image that enter the losses")
+    sampled_regions: int = Field(16, ge=1, description="training: regions per image that enter the losses")
     foreground_fraction: float = Field(0.5, gt=0, le=1, description="training: largest share of positive regions")
     foreground_iou: float = Field(0.5, gt=0, le=1, description="training: IoU from which a region is positive")
     smooth_l1_beta: float = Field(1.0, ge=0, description="training: where the box loss turns from quadratic to linear")
@@ -258,7 +258,7 @@ class DetectorConfig(_Config):
 class DetectorTrainingConfig(_Config):
     """How a detector is trained. The defaults train `demo` on the demo corpus."""
 
-    steps: int = Field(400, ge=1, description="optimizer steps")
+    steps: int = Field(600, ge=1, description="optimizer steps")
     batch_size: int = Field(8, ge=1, description="images per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak, after the warm-up")
     warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up; a half cosine to zero follows")

@@ -197,7 +197,7 @@ def _losses(model: GeneralizedRCNN, inputs: list[dict], step: int, chosen: list[
         raise NonFiniteError(f"step {step + 1}, examples {chosen}: {error}") from error
     losses["total"] = torch.stack(list(losses.values())).sum()
     if not torch.isfinite(losses["total"]):
-        values = {name: float(loss) for name, loss in losses.items()}
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
         raise NonFiniteError(
             f"step {step + 1}: losses {values} on examples {chosen} are not finite; lower learning_rate"
         )

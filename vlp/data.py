@@ -166,7 +166,11 @@ class ClipSource:
 
     def choose_frames(self, places: np.ndarray, random: np.ndarray | None = None) -> np.ndarray:
         """(B, num_frames) stored frame that `video_batch` shows in each slot, -1 for an empty slot."""
-        counts = self.store.read(self.rows[places], arrays=("num_regions",)).num_regions
+        rows = self.rows[places]
+        if self._resident is not None:
+            counts = self._resident.num_regions[rows]
+        else:
+            counts = self.store.read(rows, arrays=("num_regions",)).num_regions
         return choose_frames(counts > 0, self.num_frames, random)
 
     def _prepare(self, config: DataConfig) -> None:

@@ -4,8 +4,8 @@ The run is a pure function of its specification. After a kill at any moment it c
 ends in the same bits (on one kind of device) as if nothing had happened; nothing else is needed to resume, and a
 checkpoint of another specification is refused.
 
-An output directory holds the payload `model/`, `metrics.jsonl`, `summary.json`; beside it `checkpoints/` (may be removed
-once the payload is there) and `logs/` (times).
+An output directory holds `model/`, `metrics.jsonl`, `summary.json` and the last checkpoint in `checkpoints/`, from which
+the others can be made again; these are payload. Beside them are `logs/` (times) and `leases/`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def train(
 
     Args:
         spec: the run.
-        on_event: told what happens: dicts with "event" in started, step, validation, checkpoint, stopped, done.
+        on_event: told what happens: dicts with "event" in loading, started, step, checkpoint, validating, validation,
+            stopped, done.
         stop: asked before every step; when it answers True a checkpoint is written and the run returns.
     Returns:
         True when the output is complete, False when stopped; call again with the same spec to go on.
@@ -105,6 +106,7 @@ def train(
     """
     device = choose_device(spec.device)
     with deterministic(spec.train.num_threads, device):
+        on_event({"event": "loading"})
         run = build(spec, device, on_event)
         try:
             resume(run)
@@ -275,11 +277,17 @@ def clip_gradients(model: torch.nn.Module, limit: float | None) -> torch.Tensor:
 
 
 def checkpoint(run: Run) -> None:
-    """Save the state, unless it is saved already. Metrics go to disk first: the checkpoint counts on them."""
+    """Save the state, unless it is saved already. Metrics go to disk first: the checkpoint counts on them.
+
+    The last one replaces all others: which older ones there are depends on when a run was interrupted, and a finished
+    directory must not.
+    """
     if run.saved_steps == run.steps:
         return
     run.log.sync()
-    run.store.save(run.steps, capture(run))
+    is_last = run.steps == run.total_steps
+    store = CheckpointStore(run.store.directory, keep=1) if is_last else run.store
+    store.save(run.steps, capture(run))
     run.saved_steps = run.steps
     run.log.event("checkpoint", step=run.steps, total_steps=run.total_steps)
 
@@ -292,6 +300,7 @@ def validate_if_due(run: Run) -> None:
     is_turn = run.steps % per_epoch == 0 and epochs % run.config.validate_every_epochs == 0
     if run.validation is None or epochs <= run.validated_epochs or not (is_end or is_turn):
         return
+    run.log.event("validating", step=run.steps, total_steps=run.total_steps)
     metrics = rank_source(run.model, run.validation, validation_config(run.config), device=run.device).metrics
     row = {"step": run.steps, "validated_epochs": epochs, "val": metrics}
     run.validated_epochs = epochs
@@ -312,9 +321,9 @@ def commit(run: Run) -> None:
     """Write the model folder and the summary, each under a temporary name first."""
     if run.config.select == "best_val":
         run.model.load_state_dict(load_weights(run.best.weights))
+    for litter in run.directory.glob(f"*{TEMPORARY_MARK}*"):  # of killed commits
+        remove_tree(litter) if litter.is_dir() else litter.unlink()
     final = run.directory / MODEL
-    for litter in final.parent.glob(f"{MODEL}{TEMPORARY_MARK}*"):
-        remove_tree(litter)
     temporary = temporary_name(final)
     run.model.save_pretrained(temporary)
     sync_tree(temporary)

@@ -244,6 +244,11 @@ def install(sdist: Path | None = None, *, force: bool = False) -> str:
         usable, said = probe()
         if usable:
             return said
+        if importlib.util.find_spec("detectron2") is not None:
+            print(
+                f"the detectron2 in {sys.prefix} cannot be used and is replaced:\n{_last_lines(said, 3)}",
+                file=sys.stderr,
+            )
     with tempfile.TemporaryDirectory(prefix="regionvlp-detectron2-") as temporary:
         folder = Path(temporary)
         archive = sdist or fetch_sdist(folder)

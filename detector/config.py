@@ -236,7 +236,12 @@ class DetectorConfig(_Config):
     )
     architecture: Architecture = Field(Architecture(), description="the network; filled by the preset")
     device: str = Field("cpu", description="torch device", json_schema_extra=PLACEMENT)
-    batch_size: int = Field(8, ge=1, description="frames per forward pass (same size)", json_schema_extra=PLACEMENT)
+    batch_size: int = Field(
+        8,
+        ge=1,
+        description="frames of one size per forward pass; changes results by float rounding only",
+        json_schema_extra=PLACEMENT,
+    )
     regions_per_chunk: int = Field(
         128, ge=1, description="regions per pass through res5: bounds memory, not results", json_schema_extra=PLACEMENT
     )

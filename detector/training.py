@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -100,7 +101,8 @@ def train_detector(
     optimizer = _optimizer(model, training)
     done = _resume(model, optimizer, checkpoints, config)
     model.train()
-    with torch.random.fork_rng(), EventStorage():
+    device = torch.device(config.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), EventStorage():
         for step in range(done, training.steps):
             report = _step(model, optimizer, config, training, examples, step)
             if on_step is not None:
@@ -116,9 +118,13 @@ def batch_indices(num_examples: int, batch_size: int, seed: int, step: int) -> l
     indices = []
     for position in range(step * batch_size, (step + 1) * batch_size):
         epoch, offset = divmod(position, num_examples)
-        order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-        indices.append(int(order[offset]))
+        indices.append(int(_epoch_order(num_examples, seed, epoch)[offset]))
     return indices
+
+
+@lru_cache(maxsize=2)  # a batch touches two epochs at most, unless the corpus is smaller than a batch
+def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
 
 
 def learning_rate(training: DetectorTrainingConfig, step: int) -> float:

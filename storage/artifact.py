@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from storage.commits import COMMITS, LEASES, LEDGERS, CommitRecord, shard_name, size_problem
+from storage.commits import COMMITS, LEASES, LEDGERS, PARTS, committed_entries, count_commits, size_problem
 from storage.differences import Difference, flat_differences
 from storage.durable import (
     TEMPORARY_MARK,
     digest_file,
     file_entry,
     naming_disk_full,
+    remove_tree,
     replace_file,
     sync_tree,
     tree_files,
@@ -223,8 +224,7 @@ class Workspace:
         with naming_disk_full(label):
             directory.mkdir(parents=True, exist_ok=True)
             with Lease.acquire(directory / LEASES / _LEASE, subject=label, ttl_seconds=ttl_seconds) as lease:
-                for litter in directory.glob(f"{RECORD}{TEMPORARY_MARK}*"):  # of a build killed while recording
-                    litter.unlink()
+                _remove_litter(directory)
                 previous = self.find(recipe)
                 if previous is None:
                     _remove_damaged_record(directory, recipe)
@@ -298,7 +298,7 @@ def _output_entries(directory: Path, label: str, outputs: Sequence[str] | None) 
     if missing or not names:
         found = f"output {_some(missing)} is missing" if missing else "it has no output file at all"
         raise OutputMissingError(f"{label}: {found}; nothing is recorded")
-    known = _committed_entries(directory)
+    known = committed_entries(directory)
     sync_tree(directory)
     return {name: known.get(name) or file_entry(directory / name) for name in names}
 
@@ -325,25 +325,11 @@ def _output_names(directory: Path) -> list[str]:
     ]
 
 
-def _committed_entries(directory: Path) -> dict[str, dict[str, Any]]:
-    """Sizes and digests that commit records already hold: terabytes of parts are not hashed a second time."""
-    entries: dict[str, dict[str, Any]] = {}
-    for path in sorted((directory / COMMITS).glob("*.json")):
-        record = CommitRecord.read(path)
-        problem = record.problem(directory)
-        if problem is not None:
-            raise DamagedStoreError(f"{directory.parent.name}/{directory.name}: {problem}; run the stage again")
-        shard = shard_name(record.shard)
-        entries.update({f"parts/{shard}/{name}": entry for name, entry in record.files.items()})
-        entries[f"{LEDGERS}/{shard}.parquet"] = record.ledger
-    return entries
-
-
 def _unfinished_state(directory: Path) -> ArtifactState:
     """State of a folder without a record."""
     if not directory.is_dir():
         return ArtifactState("absent", "never started")
-    counted = _count_commits(directory)
+    counted = count_commits(directory)
     detail = "started, not finished" if counted is None else f"{counted[0]} of {counted[1]} shards committed"
     lease = directory / LEASES / _LEASE
     owner = read_owner(lease)
@@ -354,18 +340,15 @@ def _unfinished_state(directory: Path) -> ArtifactState:
     return ArtifactState("partial", detail)
 
 
-def _count_commits(directory: Path) -> tuple[int, int] | None:
-    """(intact commits, shards of their plan), None without any commit record."""
-    records = []
-    for path in sorted((directory / COMMITS).glob("*.json")):
-        try:
-            records.append(CommitRecord.read(path))
-        except DamagedStoreError:
+def _remove_litter(directory: Path) -> None:
+    """Remove temporary files of killed builds; shards have live writers of their own and sweep theirs (PartSet.sweep)."""
+    for path in sorted(directory.rglob(f"*{TEMPORARY_MARK}*")):
+        if path.relative_to(directory).parts[0] in (PARTS, COMMITS, LEDGERS, LEASES):
             continue
-    if not records:
-        return None
-    num_shards = -(-records[0].num_rows // records[0].rows_per_shard)
-    return sum(record.problem(directory) is None for record in records), num_shards
+        if path.is_dir() and not path.is_symlink():
+            remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _remove_damaged_record(directory: Path, recipe: Recipe) -> None:

@@ -2,14 +2,17 @@
 
     checkpoints/step-00000200/<files>, record.json       the record lists size and digest of each file
 
-A checkpoint is written whole under a temporary name, synced, and renamed. Reading skips damaged ones, newest first.
-One writer at a time: the artifact's lease sees to that. Nothing in it depends on time or host.
+A checkpoint is written whole under a temporary name, synced, and renamed; then older ones go. Its record says how many
+stay, so that whoever looks next can finish a save that was killed in between: the folder ends up the same either way.
+Reading skips damaged ones, newest first. One writer at a time: the artifact's lease sees to that. Nothing in a
+checkpoint depends on time or host.
 """
 
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +35,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files were found as recorded. `files` maps a name to {"bytes", "digest"}."""
+    """A checkpoint as its record describes it: `files` maps a name to {"bytes", "digest"}, `keep` counts those that stay
+    with it as the newest.
+    """
 
     step: int
     path: Path
     files: dict[str, dict[str, Any]]
+    keep: int
 
     def read(self, name: str) -> bytes:
         """Bytes of a file. Raises OutputMissingError for an unknown name, DamagedStoreError if the bytes changed."""
@@ -96,19 +102,28 @@ class CheckpointStore:
                 temporary.mkdir()
                 for name in sorted(files):
                     write_synced(temporary / name, bytes(files[name]))
-                record = json.dumps({"step": step, "files": entries}, indent=1, sort_keys=True)
+                record = json.dumps({"step": step, "files": entries, "keep": self.keep}, indent=1, sort_keys=True)
                 write_synced(temporary / _RECORD, record.encode("utf-8"))
                 sync_directory(temporary)
                 self._put_in_place(temporary, final)
         except BaseException:
             remove_tree(temporary)
             raise
-        self._prune()
-        return Checkpoint(step, final, entries)
+        saved = Checkpoint(step, final, entries, self.keep)
+        self._drop_older(saved)
+        for litter in self.directory.glob(f"step-*{TEMPORARY_MARK}*"):  # of killed saves
+            remove_tree(litter)
+        return saved
 
     def latest(self) -> Checkpoint | None:
-        """Newest checkpoint whose every byte is as recorded; None if there is none."""
-        return next((found for found in self._readable() if found.problem() is None), None)
+        """Newest checkpoint whose every byte is as recorded; None if there is none.
+
+        Also drops the older ones that its save would have dropped, had it not been killed.
+        """
+        found = next((found for found in self._readable() if found.problem() is None), None)
+        if found is not None:
+            self._drop_older(found)
+        return found
 
     def steps(self) -> list[int]:
         """Steps with a readable record, ascending; their bytes are not checked."""
@@ -150,22 +165,23 @@ class CheckpointStore:
                 continue
             try:
                 record = json.loads((path / _RECORD).read_bytes())
-                yield Checkpoint(int(record["step"]), path, dict(record["files"]))
+                yield Checkpoint(int(record["step"]), path, dict(record["files"]), int(record["keep"]))
             except (OSError, ValueError, TypeError, KeyError):
                 continue  # torn by a host crash: not a checkpoint
 
-    def _prune(self) -> None:
-        """Keep the newest `keep` whose files have their sizes; everything else goes, litter of a killed save too."""
-        whole = [found.path for found in self._readable() if _sizes_right(found)]
+    def _drop_older(self, newest: Checkpoint) -> None:
+        """Keep `newest.keep` with it, counting only older ones whose files have their sizes."""
+        older = [found for found in self._readable() if found.step < newest.step]
+        kept = [found.path for found in older if _sizes_right(found)][: newest.keep - 1]
         for path in self.directory.glob("step-*"):
-            if path not in whole[: self.keep]:
+            if TEMPORARY_MARK not in path.name and path.name < newest.path.name and path not in kept:
                 self._remove(path)
 
     @staticmethod
     def _remove(path: Path) -> None:
         """Rename, then delete: a half-deleted folder must not look like a checkpoint."""
-        doomed = path if TEMPORARY_MARK in path.name else temporary_name(path)
-        if doomed != path:
+        doomed = temporary_name(path)
+        with suppress(FileNotFoundError):  # another process finishes the same save
             os.rename(path, doomed)
         remove_tree(doomed)
 

@@ -79,3 +79,31 @@ def size_problem(path: Path, expected_bytes: int) -> str | None:
     if found != expected_bytes:
         return f"has {found} bytes where its record says {expected_bytes}"
     return None
+
+
+def committed_entries(directory: Path) -> dict[str, dict[str, Any]]:
+    """Sizes and digests that commit records already hold: terabytes of parts are not hashed a second time."""
+    entries: dict[str, dict[str, Any]] = {}
+    for path in sorted((directory / COMMITS).glob("*.json")):
+        record = CommitRecord.read(path)
+        problem = record.problem(directory)
+        if problem is not None:
+            raise DamagedStoreError(f"{directory.parent.name}/{directory.name}: {problem}; run the stage again")
+        shard = shard_name(record.shard)
+        entries.update({f"{PARTS}/{shard}/{name}": entry for name, entry in record.files.items()})
+        entries[f"{LEDGERS}/{shard}.parquet"] = record.ledger
+    return entries
+
+
+def count_commits(directory: Path) -> tuple[int, int] | None:
+    """(intact commits, shards of their plan), None without any commit record."""
+    records = []
+    for path in sorted((directory / COMMITS).glob("*.json")):
+        try:
+            records.append(CommitRecord.read(path))
+        except DamagedStoreError:
+            continue
+    if not records:
+        return None
+    num_shards = -(-records[0].num_rows // records[0].rows_per_shard)
+    return sum(record.problem(directory) is None for record in records), num_shards

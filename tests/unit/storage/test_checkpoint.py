@@ -103,6 +103,25 @@ def test_litter_of_a_killed_save_is_cleared_and_never_read(store):
     assert sorted(path.name for path in store.directory.iterdir()) == ["step-00000001", "step-00000002"]
 
 
+def test_looking_finishes_a_save_that_was_killed_before_dropping_old_ones(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path / "c", keep=5)
+    save(store, 1, 2, 3)
+    last = CheckpointStore(store.directory, keep=1)
+    with monkeypatch.context() as killed:
+        killed.setattr(CheckpointStore, "_drop_older", lambda *_: None)
+        save(last, 4)
+    assert store.steps() == [1, 2, 3, 4]
+    assert store.latest().step == 4
+    assert store.steps() == [4]
+
+
+def test_a_damaged_newest_drops_nothing(tmp_path):
+    store = save(CheckpointStore(tmp_path / "c", keep=3), 1, 2, 3)
+    _flip(store.latest().path / "state.bin")
+    assert store.latest().step == 2
+    assert store.steps() == [1, 2, 3]
+
+
 def test_bytes_do_not_depend_on_time_or_order(tmp_path):
     one, other = CheckpointStore(tmp_path / "1"), CheckpointStore(tmp_path / "2")
     one.save(3, files(3))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from storage.durable import replace_file
 
 Event = dict[str, Any]
 SECONDS_BETWEEN_EVENTS = 0.5  # a watcher redraws a bar; more would only cost the watcher time
@@ -36,18 +38,15 @@ class RunLog:
         self._last_event = 0.0
         self._began, self._seen_samples, self._seen_steps, self._waited = time.monotonic(), 0, 0, 0.0
 
-    def rewind(self, steps: int, validated_epochs: int) -> None:
-        """Forget what was logged after a checkpoint: later steps, later validations, and a line cut off by a kill."""
-        kept = [
-            line
-            for line, row in _complete_lines(self.path)
-            if (row["validated_epochs"] <= validated_epochs if "validated_epochs" in row else row["step"] <= steps)
-        ]
-        temporary = self.path.with_name(f"{self.path.name}.tmp-rewind")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+    def start(self, content: bytes) -> None:
+        """Begin with the metrics a checkpoint brought along; what the file holds beyond or instead is forgotten."""
+        replace_file(self.path, content)
         self._metrics = self.path.open("a", encoding="utf-8")
         self._began = time.monotonic()
+
+    def content(self) -> bytes:
+        """The metrics so far; they travel inside the checkpoint."""
+        return self.path.read_bytes()
 
     def step(self, row: dict[str, Any], *, samples: int, seconds: float, waited: float) -> None:
         """One finished optimizer step: `row` is payload, the rest are times (seconds; waited of them for data)."""
@@ -70,21 +69,12 @@ class RunLog:
         """Tell the watcher something else."""
         self._on_event({"event": kind, **content})
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Everything in metrics.jsonl."""
-        self.sync()
-        return [row for _, row in _complete_lines(self.path)]
-
-    def sync(self) -> None:
-        """Bring the metrics to disk; before a checkpoint that counts on them."""
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
-        self._timings.flush()
-
     def close(self) -> None:
-        for stream in (self._metrics, self._timings):
-            if stream is not None:
-                stream.close()
+        """Bring the metrics to disk and close."""
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
+            self._metrics.close()
+        self._timings.close()
 
     def _write(self, row: dict[str, Any]) -> None:
         self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
@@ -101,15 +91,9 @@ class RunLog:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl: training steps, and validations (those have `validated_epochs`)."""
-    return [row for _, row in _complete_lines(Path(path))]
+    """Rows of a metrics.jsonl: training steps (with `loss`) and validations (with `val`).
 
-
-def _complete_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lines that end with a newline, with their content; a last one without was cut off by a kill."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield line, json.loads(line)
+    A last line without its end is left out: the run is being written, or was killed there.
+    """
+    with Path(path).open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream if line.endswith("\n")]

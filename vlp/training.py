@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,11 +29,11 @@ from vlp.data import ClipSource, PairBatch, SourceSpec, TrainingData
 from vlp.determinism import deterministic, seed_all
 from vlp.losses import Losses, pretraining_loss
 from vlp.models.dual_encoder import WEIGHTS_FILE, DualEncoder
-from vlp.run_log import Event, RunLog
+from vlp.run_log import Event, RunLog, read_metrics
 from vlp.schedule import learning_rate
-from vlp.tasks.retrieval import rank_source
+from vlp.split_ranking import rank_source
 from vlp.train_config import OptimizerConfig, RetrievalConfig, TrainConfig
-from vlp.training_state import Best, capture, restore
+from vlp.training_state import Best, Run, capture, restore
 
 MODEL, SUMMARY, CHECKPOINTS = "model", "summary.json", "checkpoints"
 
@@ -64,28 +63,6 @@ class TrainSpec(Config):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-
-@dataclass
-class Run:
-    """A run in progress; `steps` finished optimizer steps are its position."""
-
-    config: TrainConfig
-    directory: Path
-    device: torch.device
-    model: DualEncoder
-    data: TrainingData
-    validation: ClipSource | None
-    identity: str
-    store: CheckpointStore
-    log: RunLog
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    total_steps: int
-    steps: int = 0
-    validated_epochs: int = 0
-    best: Best | None = None
-    saved_steps: int | None = field(default=None)  # of the newest checkpoint
 
 
 def train(
@@ -192,12 +169,13 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def resume(run: Run) -> None:
-    """Continue from the newest good checkpoint, if there is one, and rewind the metrics to it."""
+    """Continue from the newest good checkpoint, or begin where there is none."""
     checkpoint = run.store.latest()
-    if checkpoint is not None:
+    if checkpoint is None:
+        run.log.start(b"")
+    else:
         restore(run, checkpoint)
         run.saved_steps = run.steps
-    run.log.rewind(run.steps, run.validated_epochs)
     run.log.event(
         "started",
         resumed_at=run.steps,
@@ -277,14 +255,13 @@ def clip_gradients(model: torch.nn.Module, limit: float | None) -> torch.Tensor:
 
 
 def checkpoint(run: Run) -> None:
-    """Save the state, unless it is saved already. Metrics go to disk first: the checkpoint counts on them.
+    """Save the state, unless it is saved already.
 
     The last one replaces all others: which older ones there are depends on when a run was interrupted, and a finished
     directory must not.
     """
     if run.saved_steps == run.steps:
         return
-    run.log.sync()
     is_last = run.steps == run.total_steps
     store = CheckpointStore(run.store.directory, keep=1) if is_last else run.store
     store.save(run.steps, capture(run))
@@ -336,7 +313,7 @@ def commit(run: Run) -> None:
 
 def summarize(run: Run) -> dict:
     """Deterministic facts of a finished run; losses are means over its last (perhaps incomplete) epoch."""
-    steps = [row for row in run.log.rows() if "loss" in row]
+    steps = [row for row in read_metrics(run.log.path) if "loss" in row]
     last = [row for row in steps if row["epoch"] == steps[-1]["epoch"]]
     means = {name: sum(row[name] for row in last) / len(last) for name in ("loss", "global", "local")}
     return {

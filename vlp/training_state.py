@@ -1,26 +1,32 @@
-"""What a checkpoint holds: weights, optimizer, random state and position, all readable without unpickling objects."""
+"""A run in progress, and what a checkpoint of it holds: weights, optimizer, random state, position and metrics.
+
+All of it can be read without unpickling objects.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
-from storage.checkpoint import Checkpoint
+from storage.checkpoint import Checkpoint, CheckpointStore
 from storage.errors import FingerprintMismatchError
 from storage.fingerprint import fingerprint
+from vlp.data import ClipSource, TrainingData
 from vlp.determinism import random_state, restore_random_state
 from vlp.models.dual_encoder import DualEncoder
-
-if TYPE_CHECKING:
-    from vlp.training import Run
+from vlp.run_log import RunLog
+from vlp.train_config import TrainConfig
 
 POSITION, WEIGHTS, STATE, BEST = "position.json", "model.safetensors", "state.pt", "best.safetensors"
+METRICS = "metrics.jsonl.z"  # zlib; 200 bytes a step, little beside the weights
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,28 @@ class Best:
         """The run's model as it is now; its weights are kept only where they may be selected in the end."""
         keep = run.config.select == "best_val"
         return cls(run.validated_epochs, run.steps, metrics, _weights(run.model) if keep else b"")
+
+
+@dataclass
+class Run:
+    """A run in progress; `steps` finished optimizer steps are its position."""
+
+    config: TrainConfig
+    directory: Path
+    device: torch.device
+    model: DualEncoder
+    data: TrainingData
+    validation: ClipSource | None
+    identity: str
+    store: CheckpointStore
+    log: RunLog
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    total_steps: int
+    steps: int = 0
+    validated_epochs: int = 0
+    best: Best | None = None
+    saved_steps: int | None = None  # of the newest checkpoint
 
 
 def capture(run: Run) -> dict[str, bytes]:
@@ -63,6 +91,7 @@ def capture(run: Run) -> dict[str, bytes]:
         POSITION: (json.dumps(position, indent=1, sort_keys=True) + "\n").encode(),
         WEIGHTS: _weights(run.model),
         STATE: state.getvalue(),
+        METRICS: zlib.compress(run.log.content()),
     }
     return files | ({BEST: run.best.weights} if run.best and run.best.weights else {})
 
@@ -87,6 +116,7 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     run.optimizer.load_state_dict(state["optimizer"])
     run.scaler.load_state_dict(state["scaler"])
     restore_random_state(state["random"])
+    run.log.start(zlib.decompress(checkpoint.read(METRICS)))
     run.steps, run.validated_epochs = position["steps"], position["validated_epochs"]
     if position["best"]:
         keep = run.config.select == "best_val"

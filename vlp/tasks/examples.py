@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,8 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.models.tokenizer import CaptionTokenizer
 from vlp.order import EXAMPLES, draws
 from vlp.ranking import best_first
+from vlp.split_ranking import Ranking
 from vlp.train_config import RetrievalConfig
-
-if TYPE_CHECKING:
-    from vlp.tasks.retrieval import Ranking
 
 SHOWN = ("boxes", "scores", "class_ids", "attribute_ids", "frame_seconds", "image_size_px", "whole_image")
 

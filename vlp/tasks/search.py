@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
 from storage.durable import remove_tree, replace_file, temporary_name
+from storage.region_store import RegionStore
 from vlp.batches import Encoded
 from vlp.data import ClipSource, SourceSpec
 from vlp.determinism import deterministic
@@ -103,8 +104,6 @@ def search(
 
 
 def _fitting_config(regions: Path | str) -> RetrievalConfig:
-    from storage.region_store import RegionStore
-
     config = RetrievalConfig()
     frames = min(config.data.num_frames, RegionStore(regions).spec.num_frames)
     return config.model_copy(update={"data": config.data.model_copy(update={"num_frames": frames})})

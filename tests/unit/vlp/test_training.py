@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,17 @@ def test_a_finished_run_is_not_trained_again(make_spec, uninterrupted):
     assert train(make_spec(uninterrupted), on_event=events.append)
     assert [event["event"] for event in events] == ["loading", "started", "validating", "validation", "done"]
     assert (uninterrupted / "logs" / "timings.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("lost", ["model/model.safetensors", "metrics.jsonl", "summary.json"])
+def test_a_lost_output_is_made_again_from_the_last_checkpoint(make_spec, uninterrupted, tmp_path, lost):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / lost).unlink()
+    events = []
+    assert train(make_spec(run), on_event=events.append)
+    assert not [event for event in events if event["event"] == "step"]
+    assert payload(run) == payload(uninterrupted)
 
 
 def test_checkpoint_cadence_and_read_ahead_change_no_bit(make_spec, uninterrupted, tmp_path):

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKSPACE ?= runs/demo
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-fast lint format bench-dag clean
+.PHONY: help setup demo test test-fast lint format bench-dag bench-alignment clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ format: $(STAMP)  ## rewrite the sources in the house format
 
 bench-dag: $(STAMP)  ## seconds per DAG stage of the demo, in a workspace of its own
 	$(BIN)/python -m benchmarks.dag
+
+bench-alignment: $(STAMP)  ## region-word alignment against Base on the frozen demo test, three seeds
+	$(BIN)/python -m benchmarks.alignment --workspace $(WORKSPACE)
 
 clean:  ## remove the virtual environment and the demo's results
 	rm -rf $(VENV) $(WORKSPACE)

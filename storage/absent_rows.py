@@ -1,7 +1,8 @@
 """What to say of a row: its clip, and why it has no data. The part's ledger knows."""
 
+from storage.commits import label
 from storage.errors import DamagedStoreError, FailedRowError, MissingRowError
-from storage.shards import PartSet, label
+from storage.shards import PartSet
 
 
 def describe_row(parts: PartSet, row: int) -> str:

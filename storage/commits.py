@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.durable import TEMPORARY_MARK
 from storage.errors import DamagedStoreError
 
 PARTS, COMMITS, LEDGERS, LEASES = "parts", "commits", "ledger", "leases"
@@ -68,6 +69,16 @@ class CommitRecord:
 def shard_name(shard: int) -> str:
     """Six digits, so that names sort as numbers."""
     return f"{shard:06d}"
+
+
+def label(directory: Path) -> str:
+    """`stage/name-fingerprint`: how messages name an artifact without an absolute path."""
+    return f"{directory.parent.name}/{directory.name}"
+
+
+def part_label(folder: Path) -> str:
+    """ "part 000003 of stage/name-fingerprint" for a part's folder or its staging folder."""
+    return f"part {folder.name.partition(TEMPORARY_MARK)[0]} of {label(folder.parent.parent)}"
 
 
 def size_problem(path: Path, expected_bytes: int) -> str | None:

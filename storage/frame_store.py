@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.absent_rows import absent_row_error, describe_row
+from storage.commits import part_label
 from storage.durable import digest_file, naming_disk_full
 from storage.errors import DamagedStoreError
 from storage.jpeg import jpeg_size_px
-from storage.shards import PartSet, label
+from storage.shards import PartSet
 
 _ROWS_PER_GROUP = 16  # clips; a random read decodes one group, about 16 clips x 8 frames x 30 KB = 4 MB
 
@@ -126,14 +127,14 @@ class FrameStoreWriter:
         """Finish both files; the part may be committed after this."""
         if self._pending:
             self._flush()
-        with naming_disk_full(f"frame store part {self._folder.name}"):
+        with naming_disk_full(f"frames of {part_label(self._folder)}"):
             self._frames.close()
             pq.write_table(
                 pa.Table.from_pylist(self._plan, schema=PLAN_SCHEMA), self._folder / "plan.parquet", compression="zstd"
             )
 
     def _flush(self) -> None:
-        with naming_disk_full(f"frame store part {self._folder.name}"):
+        with naming_disk_full(f"frames of {part_label(self._folder)}"):
             self._frames.write_table(pa.Table.from_pylist(self._pending, schema=FRAMES_SCHEMA))
         self._pending = []
 
@@ -196,7 +197,7 @@ class _FramePart:
     """One opened part: its plan in memory, its frames read a row group at a time."""
 
     def __init__(self, parts: PartSet, shard: int) -> None:
-        name = f"part {shard:06d} of {label(parts.directory)}"
+        name = part_label(parts.part(shard))
         self._parts = parts
         folder, record = parts.part(shard), parts.record(shard)
         if not {"plan.parquet", "frames.parquet"} <= record.files.keys():

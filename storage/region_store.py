@@ -15,12 +15,12 @@ import numpy as np
 import zarr
 
 from storage.absent_rows import absent_row_error, describe_row
-from storage.commits import size_problem
+from storage.commits import part_label, size_problem
 from storage.durable import digest_file
 from storage.errors import DamagedStoreError, FingerprintMismatchError, MissingRowError
 from storage.region_layout import ARRAYS, NEVER_WRITTEN, PER_REGION, RegionStoreSpec
 from storage.region_writer import FrameRegions, RegionStoreWriter
-from storage.shards import PartSet, label
+from storage.shards import PartSet
 
 __all__ = ["ARRAYS", "FrameRegions", "RegionBatch", "RegionStore", "RegionStoreSpec", "RegionStoreWriter"]
 
@@ -146,7 +146,7 @@ class RegionStore:
         part = _RegionPart(self._parts, shard)
         if shard != self.committed[0] and part.spec != self.spec:
             raise FingerprintMismatchError(
-                f"part {shard:06d} of {label(self._parts.directory)}: has {part.spec}, the store has {self.spec}"
+                f"{part_label(self._parts.part(shard))}: has {part.spec}, the store has {self.spec}"
             )
         self._open[shard] = part
         if len(self._open) > _OPEN_PARTS:
@@ -185,7 +185,7 @@ class _RegionPart:
 
     def __init__(self, parts: PartSet, shard: int) -> None:
         self._parts = parts
-        self._name = f"part {shard:06d} of {label(parts.directory)}"
+        self._name = part_label(parts.part(shard))
         self._rows = parts.plan.range_of(shard)
         self._folder, self._files = parts.part(shard), parts.record(shard).files
         if f"{ARRAYS[0]}/zarr.json" not in self._files:

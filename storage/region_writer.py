@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.commits import part_label
 from storage.durable import naming_disk_full
 from storage.region_layout import RegionStoreSpec, create_part
 
@@ -52,7 +53,7 @@ class RegionStoreWriter:
         self._rows = rows
         self._next = rows.start
         self._clips = min(spec.clips_per_zarr_shard, len(rows))
-        self._subject = f"region store part {self._folder.name}"
+        self._subject = f"regions of {part_label(self._folder)}"
         with naming_disk_full(self._subject):
             self._arrays = create_part(self._folder, spec, rows)
         self._buffer = spec.empty(self._clips)

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.commits import COMMITS, LEASES, LEDGERS, PARTS, CommitRecord, shard_name
+from storage.commits import COMMITS, LEASES, LEDGERS, PARTS, CommitRecord, label, part_label, shard_name
 from storage.durable import (
     TEMPORARY_MARK,
     digest_file,
@@ -46,7 +46,7 @@ from storage.ledger import SCHEMA, LedgerRow, read_ledger, write_ledger
 from storage.recipe import without_absolute_paths
 from storage.shard_plan import ShardPlan
 
-__all__ = ["PartSet", "ShardPlan", "label"]
+__all__ = ["PartSet", "ShardPlan"]
 
 
 class PartSet:
@@ -384,12 +384,7 @@ class PartSet:
         return self.directory / LEASES / f"shard-{shard_name(shard)}.lease"
 
     def _shard_label(self, shard: int) -> str:
-        return f"part {shard_name(shard)} of {label(self.directory)}"
-
-
-def label(directory: Path) -> str:
-    """`stage/name-fingerprint`: how messages name an artifact without an absolute path."""
-    return f"{directory.parent.name}/{directory.name}"
+        return part_label(self._part_path(shard))
 
 
 def _first_readable(paths: Sequence[Path], directory: Path) -> CommitRecord:

@@ -1,8 +1,9 @@
 """Region-word alignment against the same model without it (``Base``) on the frozen demo test (``make bench-alignment``).
 
-Both arms are trained by the shipped demo configuration from the same region stores, for each seed; only ``model.alignment.use_local`` differs.
-Reported are R@1/5/10 per seed and arm, and the paired difference: over seeds (Student's t, so wide with three) and over queries (bootstrap of the
-per-query difference averaged over seeds, 10,000 draws, seed 0), 95 % intervals both.
+Both arms are trained by the shipped demo configuration from the same region stores, for each seed; only
+``model.alignment.use_local`` differs. Reported are R@1/5/10 per seed and arm, and the paired difference with two 95 %
+intervals: over seeds (Student's t, so wide with three) and over queries (bootstrap of the per-query difference averaged
+over seeds, 10,000 draws, seed 0).
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What every region store must do, whatever the type of its features: one class, a subclass per backend."""
 
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -159,6 +160,12 @@ class RegionStoreContract:
             assert np.isnan(getattr(batch, name)[absent]).all()
         for name in ("class_ids", "attribute_ids"):
             assert (getattr(batch, name)[absent] == -1).all()
+
+    def test_a_pickled_store_reads_the_same(self, stored):
+        """Data loader workers that are spawned get the store by pickle."""
+        store = RegionStore(stored)
+        store.read([0])
+        self.check(pickle.loads(pickle.dumps(store)).read([7]), [7])
 
     # Layout
 

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -191,6 +194,44 @@ class TestTwoWriters:
         make(open_store(store), 0, 1)
         parts = open_store(store)
         assert parts.record(0).provenance["token"] < parts.record(1).provenance["token"]
+
+
+LANE = """
+import sys
+from pathlib import Path
+from storage.shards import PartSet, ShardPlan
+parts = PartSet(Path(sys.argv[1]), ShardPlan(24, 2), "a" * 64)
+print("ready", flush=True)
+sys.stdin.readline()
+made = []
+while pending := parts.pending():
+    for shard in pending:
+        lease = parts.claim(shard)
+        if lease is not None:
+            with lease:
+                staging = parts.staging(shard)
+                (staging / "x").write_text(str(shard))
+                if parts.commit(shard, staging, ledger=[]):
+                    made.append(shard)
+print(*made)
+"""
+
+
+def test_two_runs_at_once_share_the_shards_and_make_each_once(store):
+    command = [sys.executable, "-c", LANE, str(store)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[3]}
+    lanes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for lane in lanes:
+        lane.stdout.readline()
+    for lane in lanes:
+        lane.stdin.write("go\n")
+        lane.stdin.flush()
+    made = [int(shard) for lane in lanes for shard in lane.communicate()[0].split()]
+    assert [lane.returncode for lane in lanes] == [0, 0]
+    assert sorted(made) == list(range(12))
+    parts = PartSet.open(store)
+    assert parts.pending() == []
+    assert [problem for shard in range(12) for problem in parts.verify(shard)] == []
 
 
 class TestRefusals:

@@ -73,7 +73,7 @@ class RegionStoreWriter:
             )
         for index, frame in enumerate(frames):
             _check_frame(frame, self._spec, f"row {row}, frame {index}")
-        clip = self._advance_to(row)
+        clip = self._position(row)
         for name, buffer in self._buffer.items():
             for index, frame in enumerate(frames):
                 _put(buffer[clip], name, index, frame)
@@ -83,7 +83,7 @@ class RegionStoreWriter:
     def write_failed(self, row: int) -> None:
         """Mark a clip as failed: it has no regions in any frame. The ledger holds the reason."""
         self._require_next(row)
-        self._buffer["num_regions"][self._advance_to(row)] = 0
+        self._buffer["num_regions"][self._position(row)] = 0
         self._finish_row()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class RegionStoreWriter:
             expected = f"expected row {self._next}" if self._next in self._rows else "the part is complete"
             raise ValueError(f"{self._subject}: got row {row}, {expected}; write every row once, in ascending order")
 
-    def _advance_to(self, row: int) -> int:
+    def _position(self, row: int) -> int:
         """Position of the row inside the buffer."""
         return (row - self._rows.start) % self._clips
 

@@ -81,10 +81,11 @@ def work_through(
                 continue
             with lease:
                 idle = False
+                began = time.monotonic()
                 staging = parts.staging(shard)
                 rows = parts.plan.range_of(shard)
                 ledger = make(shard, rows, staging)
-                parts.commit(shard, staging, ledger=ledger, facts={})
+                parts.commit(shard, staging, ledger=ledger, facts={"seconds": time.monotonic() - began})
             progress.update(len(parts.committed()), parts.plan.num_shards)
         if idle:
             time.sleep(POLL_SECONDS)
@@ -120,6 +121,11 @@ def finish(step: Step, run: StepRun) -> Artifact:
                 if done is not None:
                     return done
                 facts = step.finish(run)
+                if (
+                    step.shards
+                ):  # the record times the sealing only; the work was done shard by shard, maybe in several runs
+                    parts = part_set(step, run)
+                    facts["shard_seconds"] = sum(parts.record(shard).facts["seconds"] for shard in parts.committed())
                 return build.commit(facts=facts)
         except LeaseHeldError:
             time.sleep(POLL_SECONDS)
@@ -145,6 +151,11 @@ def build_step(dag: Dag, name: str, workspace: Workspace, execution: ExecutionSe
         raise
     progress.end("done", time.monotonic() - began)
     return Built(artifact, cached=False, seconds=time.monotonic() - began)
+
+
+def work_seconds(artifact: Artifact) -> float:
+    """Seconds of work in an artifact: its last build, and the making of its shards."""
+    return artifact.seconds + artifact.facts.get("shard_seconds", 0.0)
 
 
 def done_steps(dag: Dag, names: list[str], workspace: Workspace) -> Mapping[str, Artifact]:

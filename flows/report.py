@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from flows.build import work_seconds
 from flows.config import PipelineConfig
 from flows.dag import Step, StepRun
 from flows.report_dag import direct_needs, draw_dag
@@ -67,7 +68,7 @@ def gather(config: PipelineConfig, steps: Mapping[str, Step], run: StepRun, allo
     trainings = gather_trainings(config, inputs)
     ledgers = {name: ledger_of(artifact) for name, artifact in inputs.items()}
     failures = gather_failures(ledgers)
-    seconds = {name: step_seconds(inputs[name], ledgers[name]) for name in steps}
+    seconds = {name: work_seconds(inputs[name]) for name in steps}
     detector = describe_detector(config, inputs)
     return {
         "name": config.name,
@@ -143,14 +144,6 @@ def _count_lost(inputs: Mapping[str, Artifact], ledgers: Mapping[str, pa.Table])
             (inputs[name].name, clip_id) for clip_id in ids
         }  # steps that keep a ledger are named after their corpus
     return len(lost)
-
-
-def step_seconds(artifact: Artifact, ledger: pa.Table) -> float:
-    """Seconds a step's work took: of its last build, and of every clip for a step made of shards.
-
-    The record of a sharded step times its sealing only, its ledger holds the work.
-    """
-    return artifact.seconds + (pc.sum(ledger["seconds"]).as_py() or 0.0)
 
 
 def _step_rows(steps: Mapping[str, Step], run: StepRun, seconds: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from flows.build import work_seconds
 from flows.config import load_config
 from flows.dag import Dag, Step
 from flows.graph import build_dag
@@ -22,7 +23,7 @@ def _state(place: Workspace, step: Step) -> dict[str, Any]:
         "step": step.name,
         "state": str(state.status),
         "fingerprint": step.recipe.fingerprint,
-        "seconds": artifact.seconds if artifact else None,
+        "seconds": work_seconds(artifact) if artifact else None,
         "failed": failures(place.directory(step.recipe)),
         "detail": "" if str(state.status) in ("done", "absent") else state.detail,
     }
@@ -72,4 +73,4 @@ def _cost(place: Workspace, step: Step) -> str:
     if not earlier:
         return "never built here, so its cost is not known"
     last = max(earlier, key=lambda artifact: artifact.record["finished"])
-    return f"about {last.seconds:.0f} s, as last time"
+    return f"about {work_seconds(last):.0f} s, as last time"

@@ -48,8 +48,8 @@ def _train(run: StepRun, config: PipelineConfig, section: TrainSection) -> dict[
     path.write_text(json.dumps(spec, indent=1, sort_keys=True), encoding="utf-8")
 
     def on_event(event: dict) -> None:
-        if "step" in event and "total_steps" in event:
-            run.progress.update(event["step"], event["total_steps"], f"loss {event.get('loss', float('nan')):.3f}")
+        if event.get("event") == "step":
+            run.progress.update(event["step"], event["total_steps"], f"loss {event['loss']:.3f}")
 
     run_supervised(
         [sys.executable, "-m", "vlp.train_main", str(path)],

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from pipeline.harness import STEPS, TINY, payloads
 
+from flows.build import work_seconds
 from flows.config import load_config, parse_config
 from flows.graph import build_dag
 from storage.artifact import Workspace
@@ -15,6 +16,8 @@ def test_every_step_runs_and_a_second_run_does_nothing(finished, command_line):
     assert list(build_dag(load_config(TINY)).steps) == STEPS
     before = payloads(finished)
     assert len(before) == len(STEPS) - 1
+    sharded = [a for stage in ("sample", "extract") for a in Workspace(finished).artifacts(stage)]
+    assert all(work_seconds(artifact) > artifact.seconds for artifact in sharded), "the work on shards must be counted"
     outcome = command_line.run_tiny(finished)
     assert outcome.code == 0
     assert outcome.events[0]["event"] == "nothing-to-do"

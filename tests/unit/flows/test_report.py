@@ -249,11 +249,6 @@ def test_weights_from_a_file_are_named_by_their_digest(page, finished):
     assert "not the ResNet-101 Faster R-CNN of the paper" in page
 
 
-def test_work_of_a_sharded_step_is_the_work_on_its_clips(finished):
-    artifact = finished.place.find(finished.dag.steps["extract-squares"].recipe)
-    assert report.step_seconds(artifact, report.ledger_of(artifact)) == pytest.approx(artifact.seconds + 2.5)
-
-
 def test_without_examples_the_page_says_why(finished):
     assert "report.num_examples is 0" in (finished.other(num_examples=0).build() / "report.html").read_text()
 

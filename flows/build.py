@@ -73,7 +73,11 @@ def work_through(
         make: (shard, manifest rows, staging folder) -> ledger rows; writes the part's files into the staging folder.
     """
     parts.sweep()
-    while waiting := [shard for shard in (pending := parts.pending()) if shard in shards]:
+    while True:
+        pending = parts.pending()
+        waiting = [shard for shard in pending if shard in shards]
+        if not waiting:
+            return
         done = parts.plan.num_shards - len(pending)
         idle = True
         for shard in waiting:

@@ -154,6 +154,15 @@ class PipelineConfig(Section):
     report: ReportSection = Field(default_factory=ReportSection, description="What the report shows.")
     execution: ExecutionSection = Field(default_factory=ExecutionSection, description="Where and how work runs.")
 
+    def extracted_corpora(self) -> list[str]:
+        """Corpora whose regions are extracted: all but those that serve the detector's training alone."""
+        trainings = [*([self.pretrain] if self.pretrain else []), *self.finetune.values()]
+        used = {name for section in trainings for name in (*section.corpora, section.val_corpus)}
+        used |= {section.corpus for section in (*self.evaluate.values(), *self.embed.values())}
+        training = self.detector.train
+        for_detector = {training.corpus, training.eval_corpus} if training else set()
+        return [name for name in self.corpora if name in used or name not in for_detector]
+
     def sized_model(self) -> ModelConfig:
         """The dual encoder's configuration with the width of the detector's features."""
         video = self.model.video.model_copy(update={"feature_dim": self.detector.model.feature_dim})

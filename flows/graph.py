@@ -21,7 +21,7 @@ def build_dag(config: PipelineConfig) -> Dag:
     trained = None
     if config.detector.train:
         trained = add(train_detector.step(config, steps))
-    for name in config.corpora:
+    for name in config.extracted_corpora():
         add(extract.step(name, config, clips[name], frames[name], trained))
     if config.pretrain:
         add(train.step("pretrain", config.name, config, config.pretrain, steps))

@@ -37,7 +37,7 @@ def pipeline(
             sample(config, workspace, corpus)
         if config.detector.train:
             train_detector(config, workspace)
-        for corpus in config.corpora:
+        for corpus in config.extracted_corpora():
             extract(config, workspace, corpus)
         if config.pretrain:
             pretrain(config, workspace)

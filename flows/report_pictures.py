@@ -3,7 +3,8 @@
 import base64
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -152,34 +153,41 @@ def _alignment(
     example: Mapping[str, Any], clips: ClipPictures, vocabulary: Vocabulary, allowance: Allowance
 ) -> dict[str, Any]:
     """One caption with its words' colours, and the frames in which most of its regions lie."""
-    words = example["words"]
-    owners = owned_regions([word if names_something(word["word"]) else {**word, "regions": []} for word in words])
+    words = [word for word in example["words"] if names_something(word["word"])]
+    by_frame = aligned_regions(words)
     seconds = {frame["frame"]: frame["seconds"] for frame in example["frames"]}
-    chosen = sorted(seconds, key=lambda frame: (-len(owners.get(frame, [])), frame))[:FRAMES_PER_EXAMPLE]
-    chosen = sorted(frame for frame in chosen if frame in owners)
+    chosen = sorted(sorted(by_frame, key=lambda frame: (-len(by_frame[frame]), frame))[:FRAMES_PER_EXAMPLE])
+    shown = sorted({aligned.words[0] for frame in chosen for aligned in by_frame[frame]})
+    color = {number: place for place, number in enumerate(shown)}  # by place, so that few words repeat a colour
     stored = clips.frames(example["clip_id"])
     frames = []
     for frame in chosen:
         marks = [
-            Mark(tuple(region["box"]), number, words[number]["word"], strength)
-            for number, region, strength in owners[frame]
+            Mark(tuple(one.region["box"]), color[one.words[0]], words[one.words[0]]["word"], one.strength)
+            for one in by_frame[frame]
         ]
         picture = draw_boxes(
             enlarged(stored.jpegs[frame]), marks, original_size_px=stored.original_size_px, max_side_px=FRAME_PX
         )
         image = allowance.data_uri(picture, "image/jpeg")
-        pairs = [f"{words[number]['word']} → {region_name(region, vocabulary)}" for number, region, _ in owners[frame]]
         if image:
-            alt = f"Frame at {seconds[frame]:.2f} s with boxes: {'; '.join(pairs)}"
-            frames.append({"image": image, "alt": alt, "caption": f"{seconds[frame]:.2f} s. {'; '.join(pairs)}"})
-    shown = {number for frame in chosen for number, _, _ in owners[frame]}
+            text = "; ".join(_pairing(one, words, vocabulary) for one in by_frame[frame])
+            time = f"{seconds[frame]:.2f} s"
+            frames.append({"image": image, "alt": f"Frame at {time} with boxes: {text}", "caption": f"{time}. {text}"})
     return {
         "caption": example["caption"],
         "clip_id": example["clip_id"],
-        "pieces": coloured_pieces(example["caption"], words, shown),
-        "words": [{"text": words[number]["word"], "color": word_color(number)} for number in sorted(shown)],
+        "pieces": coloured_pieces(example["caption"], words, color),
+        "words": [{"text": words[number]["word"], "color": word_color(place)} for number, place in color.items()],
         "frames": frames,
     }
+
+
+def _pairing(aligned: "AlignedRegion", words: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> str:
+    """Such as "blue (also checkered) → blue heart"."""
+    first, *others = [words[number]["word"] for number in aligned.words]
+    also = f" (also {', '.join(dict.fromkeys(others))})" if others else ""
+    return f"{first}{also} → {region_name(aligned.region, vocabulary)}"
 
 
 def names_something(word: str) -> bool:
@@ -187,35 +195,45 @@ def names_something(word: str) -> bool:
     return word.casefold() not in FUNCTION_WORDS and any(character.isalnum() for character in word)
 
 
-def owned_regions(words: Sequence[Mapping[str, Any]]) -> dict[int, list[tuple[int, Mapping[str, Any], float]]]:
-    """The regions that words are aligned with, each with one word, by frame.
+@dataclass(frozen=True)
+class AlignedRegion:
+    """A region and the words that are aligned with it.
 
-    Args:
-        words: as in examples.json.
-    Returns:
-        {frame: [(number of the word, region, strength)]}: the word whose cosine with the region is largest; strength is the region's
-        weight over that of the word's strongest region, in [0, 1]. Words in order.
+    Attributes:
+        region: as in examples.json.
+        words: their numbers, the one most like the region (cosine) first.
+        strength: the region's weight over that of the first word's strongest region, in [0, 1].
     """
-    best: dict[tuple, tuple[int, Mapping[str, Any], float]] = {}
+
+    region: Mapping[str, Any]
+    words: tuple[int, ...]
+    strength: float
+
+
+def aligned_regions(words: Sequence[Mapping[str, Any]]) -> dict[int, list[AlignedRegion]]:
+    """The regions that words (as in examples.json) are aligned with, by frame, in the order of their first word."""
+    claims: dict[tuple, list[tuple[float, int, Mapping[str, Any]]]] = {}
     for number, word in enumerate(words):
-        strongest = max((region["weight"] for region in word["regions"]), default=0.0)
         for region in word["regions"]:
             key = (region["frame"], *region["box"])
-            if key not in best or region["cosine"] > best[key][1]["cosine"]:
-                best[key] = (number, region, region["weight"] / strongest)
-    by_frame: dict[int, list] = {}
-    for owned in sorted(best.values(), key=lambda owned: (owned[0], -owned[2])):
-        by_frame.setdefault(owned[1]["frame"], []).append(owned)
-    return by_frame
+            claims.setdefault(key, []).append((-region["cosine"], number, region))
+    by_frame: dict[int, list[AlignedRegion]] = {}
+    for claim in claims.values():
+        ranked = sorted(claim, key=lambda one: one[:2])
+        _, first, region = ranked[0]
+        strongest = max(other["weight"] for other in words[first]["regions"])
+        aligned = AlignedRegion(region, tuple(number for _, number, _ in ranked), region["weight"] / strongest)
+        by_frame.setdefault(region["frame"], []).append(aligned)
+    return {frame: sorted(found, key=lambda one: (one.words[0], -one.strength)) for frame, found in by_frame.items()}
 
 
-def coloured_pieces(caption: str, words: Sequence[Mapping[str, Any]], shown: Iterable[int]) -> list[dict[str, str]]:
-    """The caption cut into pieces, those of the shown words with their colour; joined they are the caption."""
+def coloured_pieces(caption: str, words: Sequence[Mapping[str, Any]], color: Mapping[int, int]) -> list[dict[str, str]]:
+    """The caption cut into pieces that joined are the caption; a word with a colour (by its number) is one piece."""
     pieces, done = [], 0
-    for number in sorted(shown):
+    for number in sorted(color):
         word = words[number]
         pieces.append({"text": caption[done : word["start"]], "color": ""})
-        pieces.append({"text": caption[word["start"] : word["end"]], "color": word_color(number)})
+        pieces.append({"text": caption[word["start"] : word["end"]], "color": word_color(color[number])})
         done = word["end"]
     return [piece for piece in [*pieces, {"text": caption[done:], "color": ""}] if piece["text"]]
 

@@ -84,3 +84,11 @@ def test_placement_is_not_identity():
     config = parse_config(minimal(), [], source="t")
     assert identity(config.execution) == {}
     assert "weights" not in identity(config.detector)
+
+
+def test_a_corpus_that_serves_the_detector_alone_is_not_extracted():
+    assert parse_config(minimal(), [], source="t").extracted_corpora() == []
+    assert parse_config(minimal() | {"pretrain": {"corpora": ["a"]}}, [], source="t").extracted_corpora() == ["a"]
+    other = minimal()
+    other["corpora"]["b"] = {"corpus": {"kind": "demo", "num_train": 4}}
+    assert parse_config(other, [], source="t").extracted_corpora() == ["b"]

@@ -239,7 +239,7 @@ def test_summary_has_the_scores_and_does_not_depend_on_the_day(finished, made):
 def test_the_last_evaluation_is_pictured_and_all_are_listed(page):
     assert "Captions of evaluation <strong>last</strong>" in page
     assert "<strong>plain</strong>: region-word alignment at attention temperature 0.05" in page
-    assert f'<span class="word" style="border-color:{word_color(1)}">square</span>' in page
+    assert f'<span class="word" style="border-color:{word_color(0)}">square</span>' in page
     assert "Frame at 0.00 s with boxes: square → class 0" in page
 
 
@@ -304,17 +304,18 @@ def test_a_thinned_curve_keeps_its_mean(num_rows):
     )
 
 
-def test_a_region_goes_to_the_word_most_like_it():
+def test_a_region_goes_to_the_word_most_like_it_and_names_the_others():
     near, far = ({"frame": 2, "box": [0, 0, x, 9], "weight": 0.2} for x in (5, 9))
     words = [
         {"regions": [{**near, "cosine": 0.3}, {**far, "cosine": 0.1, "weight": 0.1}]},
         {"regions": [{**near, "cosine": 0.8}]},
         {"regions": []},
     ]
-    owned = report_pictures.owned_regions(words)
-    assert [(number, region["box"], strength) for number, region, strength in owned[2]] == [
-        (0, [0, 0, 9, 9], 0.5),
-        (1, [0, 0, 5, 9], 1.0),
+    found = report_pictures.aligned_regions(words)
+    assert list(found) == [2]
+    assert [(one.region["box"], one.words, one.strength) for one in found[2]] == [
+        ([0, 0, 9, 9], (0,), 0.5),
+        ([0, 0, 5, 9], (1, 0), 1.0),
     ]
 
 
@@ -323,7 +324,7 @@ def test_coloured_pieces_make_up_the_caption(texts, data):
     ends = list(itertools.accumulate(len(text) for text in texts))
     words = [{"start": end - len(text), "end": end} for end, text in zip(ends, texts)]
     shown = data.draw(st.sets(st.integers(0, len(words) - 1)))
-    pieces = report_pictures.coloured_pieces("".join(texts), words, shown)
+    pieces = report_pictures.coloured_pieces("".join(texts), words, dict.fromkeys(shown, 3))
     assert "".join(piece["text"] for piece in pieces) == "".join(texts)
     assert [p["text"] for p in pieces if p["color"]] == [texts[number] for number in sorted(shown)]
 

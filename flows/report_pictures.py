@@ -23,9 +23,10 @@ FRAME_PX = (
 FRAMES_PER_EXAMPLE = 3
 # English words that name nothing in a frame; they are aligned with some region too, but a box for each would bury the rest.
 FUNCTION_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "be", "been", "being", "by", "for", "from", "has", "have", "he", "her",
-    "his", "in", "into", "is", "it", "its", "of", "off", "on", "onto", "or", "out", "over", "she", "that", "the",
-    "their", "them", "then", "there", "they", "this", "to", "up", "was", "were", "while", "with",
+    "a", "an", "and", "are", "as", "at", "be", "been", "being", "by", "did", "do", "does", "for", "from", "has",
+    "have", "he", "her", "his", "in", "into", "is", "it", "its", "no", "not", "of", "off", "on", "onto", "or",
+    "out", "over", "she", "that", "the", "their", "them", "then", "there", "they", "this", "to", "up", "was",
+    "were", "while", "with",
 ))  # fmt: skip
 
 
@@ -185,8 +186,8 @@ def _alignment(
 
 def _pairing(aligned: "AlignedRegion", words: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> str:
     """Such as "blue (also checkered) → blue heart"."""
-    first, *others = [words[number]["word"] for number in aligned.words]
-    also = f" (also {', '.join(dict.fromkeys(others))})" if others else ""
+    first, *others = dict.fromkeys(words[number]["word"] for number in aligned.words)  # a word may occur twice
+    also = f" (also {', '.join(others)})" if others else ""
     return f"{first}{also} → {region_name(aligned.region, vocabulary)}"
 
 

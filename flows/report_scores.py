@@ -192,9 +192,8 @@ def gather_curves(config: PipelineConfig, inputs: Mapping[str, Artifact], allowa
 
 
 def _detector_log(artifact: Artifact) -> list[dict[str, float]]:
-    """The detector's losses by step; empty where the log was removed, it is no output."""
-    path = artifact.path / "logs" / "curve.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    """The detector's losses by step."""
+    return json.loads(artifact.file("curve.json").read_text(encoding="utf-8"))
 
 
 def _curve(

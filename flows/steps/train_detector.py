@@ -1,8 +1,10 @@
 """Annotated boxes -> detector weights, where no trained Visual Genome weights are given."""
 
+import contextlib
 import json
 import math
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,10 +54,12 @@ def _train(run: StepRun, config: PipelineConfig) -> dict[str, Any]:
     model = config.detector.model.model_copy(update={"device": choose_device(run.execution.device)})
     use_threads(run.execution.threads)
     total = section.training.steps
-    curve: list[dict[str, Any]] = []
+    log = run.directory / "logs" / "losses.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
 
     def on_step(report: StepReport) -> None:
-        curve.append({"step": report.step, **{name: round(loss, 6) for name, loss in report.losses.items()}})
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write("\n" + json.dumps({"step": report.step, **report.losses}))  # a torn line spoils itself only
         run.progress.update(report.step, total, f"loss {report.losses['total']:.3f}")
 
     checkpoints = CheckpointStore(run.directory / "checkpoints", keep=1)
@@ -68,8 +72,20 @@ def _train(run: StepRun, config: PipelineConfig) -> dict[str, Any]:
     )
     scores = {name: None if math.isnan(score) else score for name, score in scores.items()}
     _write_json(run.directory / "metrics.json", scores)
-    _write_json(run.directory / "logs" / "curve.json", curve)
+    _write_json(run.directory / "curve.json", _curve(log))
     return scores
+
+
+def _curve(log: Path) -> list[dict[str, float]]:
+    """Losses of every step once, in order: a run that was killed repeats the steps after its last checkpoint, with equal losses."""
+    rows = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(
+            json.JSONDecodeError
+        ):  # the line being written when the run was killed; its step is repeated
+            row = json.loads(line)
+            rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
 
 
 def _examples(run: StepRun, prefix: str, split: str, max_clips: int | None):

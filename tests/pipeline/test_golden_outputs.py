@@ -41,7 +41,7 @@ def summary(workspace: Path) -> dict[str, list[float]]:
     regions = RegionStore(found["extract-downstream"].path).read_all()
     losses = [json.loads(line) for line in found["pretrain"].file("metrics.jsonl").read_text().splitlines()]
     scores = json.loads(found["evaluate-retrieval"].file("metrics.json").read_text())
-    curve = json.loads((found["train-detector"].path / "logs" / "curve.json").read_text())
+    curve = json.loads(found["train-detector"].file("curve.json").read_text())
     return {
         "corpora": [len(manifest), sum(words), sum(len(caption) for caption in captions)],
         "sample": [float(np.mean(frames)), float(np.std(frames))],

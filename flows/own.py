@@ -56,10 +56,10 @@ def own_config(
 
 def _corpus(media: Path, captions: Path | None) -> dict[str, Any]:
     if captions is not None:
-        return {"kind": "table", "annotations": str(captions), "media_root": str(media)}
+        return {"kind": "table", "annotations": str(captions), "media_root": str(media), "require_captions": False}
     if media.is_dir():
         return {"kind": "folder", "media_root": str(media)}
-    return {"kind": "table", "annotations": str(media), "media_root": str(media.parent)}
+    return {"kind": "table", "annotations": str(media), "media_root": str(media.parent), "require_captions": False}
 
 
 def search_own(query: str, *, name: str, workspace: Path, top: int) -> list[dict[str, Any]]:

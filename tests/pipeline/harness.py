@@ -1,5 +1,6 @@
 """Runs of the real command line on a tiny configuration, each in processes of its own with the network blocked."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -87,7 +88,11 @@ class CommandLine:
             for line in process.stdout:
                 if any(moment(event) for event in _events(line)):
                     os.kill(process.pid, signal.SIGKILL)
-                    process.communicate()
+                    process.wait()
+                    # A temporary Prefect server outlives its run (regionvlp doctor tells of such) and holds our pipes open.
+                    # Training processes are in sessions of their own: they have to end by themselves.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
                     return True
             process.communicate()
         return False

@@ -25,7 +25,8 @@ WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder of all artifacts.", envvar="REGIONVLP_WORKSPACE")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a field: --set pretrain.train.lr=3e-5 (repeatable).")
+    list[str] | None,
+    typer.Option("--set", help="Override a field: --set pretrain.train.optimizer.lr=3e-5 (repeatable)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of tables and bars.")]
 PlainOption = Annotated[bool, typer.Option("--no-orchestrator", help="Run the plain functions, without Prefect.")]

@@ -1,7 +1,8 @@
 """Configuration of a whole pipeline: the components' own models, composed.
 
-The same model is loaded from YAML (``flows/configs`` or a path), overridden on the command line (``--set pretrain.train.lr=3e-5``)
-and used as the Prefect flow parameter. Fields marked *placement* (paths, devices, worker counts) never enter a fingerprint.
+The same model is loaded from YAML (``flows/configs`` or a path), overridden on the command line
+(``--set pretrain.train.optimizer.lr=3e-5``) and used as the Prefect flow parameter. Fields marked *placement* (paths, devices,
+worker counts) never enter a fingerprint.
 """
 
 from importlib.resources import files
@@ -233,7 +234,7 @@ def read_tree(source: str | Path) -> dict[str, Any]:
         )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, found {type(tree).__name__}")
@@ -254,7 +255,7 @@ def parse_config(tree: dict[str, Any], overrides: list[str], *, source: str) -> 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override!r}: expected key=value, for example pretrain.train.lr=3e-5")
+        raise ConfigError(f"--set {override!r}: expected key=value, for example pretrain.train.optimizer.lr=3e-5")
     *parents, leaf = key.split(".")
     node = tree
     for parent in parents:
@@ -265,7 +266,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    value = yaml.safe_load(text) if text else ""
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set: {text!r} is not readable as YAML: {error}") from error
     if isinstance(value, str):  # YAML 1.1 reads 3e-5 as a string
         try:
             return float(value)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from flows.cli import SetOption
 from flows.config import ConfigError, load_config, parse_config, shipped_configs
 from storage.fingerprint import identity
 
@@ -38,6 +39,9 @@ def test_unreadable_yaml_and_a_list_at_the_top(tmp_path):
     bad.write_text("a: [1, 2")
     with pytest.raises(ConfigError, match="not readable as YAML"):
         load_config(bad)
+    bad.write_bytes(b"name: \xed\x00")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: not readable as YAML"):
+        load_config(bad)
     bad.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="expected a mapping at the top, found list"):
         load_config(bad)
@@ -68,10 +72,19 @@ def test_overrides_reach_any_depth_and_read_exponents():
     assert config.report.num_examples == 2
 
 
-@pytest.mark.parametrize("override", ["pretrain", "=3", "name.x=1"])
+@pytest.mark.parametrize("override", ["pretrain", "=3", "name.x=1", "name=[1"])
 def test_bad_overrides_are_refused(override):
     with pytest.raises(ConfigError, match="--set"):
         parse_config(minimal(), [override], source="t")
+
+
+def test_the_override_that_the_help_gives_as_an_example_works():
+    """Help and the error message show a real field of the demo; a misspelt one would be a newcomer's first experience."""
+    with pytest.raises(ConfigError, match="for example") as caught:
+        load_config("demo", ["x"])
+    example = str(caught.value).rpartition("for example ")[2]
+    assert example in SetOption.__metadata__[0].help
+    load_config("demo", [example])
 
 
 def test_names_become_folders_so_they_are_restricted():

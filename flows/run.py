@@ -1,5 +1,6 @@
 """Running a configuration from the command line, with Prefect or without."""
 
+import contextlib
 import json
 import os
 import time
@@ -103,14 +104,23 @@ def _with_prefect(config: PipelineConfig, place: Workspace, listener: Progress, 
     from flows.pipeline import pipeline
     from flows.tasks import listening
 
-    with listening(listener):
-        pipeline(config, workspace=str(place.root), **selection)
+    try:
+        with listening(listener):
+            pipeline(config, workspace=str(place.root), **selection)
+    except RuntimeError as error:
+        if "Failed to reach API" in str(error):  # Prefect raises a bare RuntimeError
+            raise RuntimeError(
+                f"{error}: start that Prefect server, unset PREFECT_API_URL to use a temporary one, or add --no-orchestrator"
+            ) from error
+        raise
 
 
 def _keep_traceback(place: Workspace, error: Exception) -> None:
-    folder = place.root / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "last-error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    """Write the traceback to logs/last-error.txt; where that is impossible (full or read-only disk) the error itself matters more."""
+    with contextlib.suppress(OSError):
+        folder = place.root / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "last-error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
 
 def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bool) -> None:

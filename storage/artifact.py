@@ -171,10 +171,16 @@ class Build:
 
 
 class Workspace:
-    """A folder of artifacts. Paths in it are relative, so it can be moved or copied whole."""
+    """A folder of artifacts. Paths in it are relative, so it can be moved or copied whole.
+
+    Raises:
+        NotADirectoryError: `root` is a file.
+    """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise NotADirectoryError(f"workspace {self.root} is a file, not a folder; choose another one")
 
     def directory(self, recipe: Recipe) -> Path:
         """Where the recipe's artifact lives, made or not."""

@@ -36,6 +36,12 @@ def workspace(tmp_path):
     return Workspace(tmp_path / "workspace")
 
 
+def test_a_workspace_that_is_a_file_is_refused_by_name(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(NotADirectoryError, match=r"notes\.txt is a file, not a folder; choose another"):
+        Workspace(tmp_path / "notes.txt")
+
+
 class TestRecipe:
     def test_directory_name_is_name_and_eight_digits(self, workspace):
         wanted = recipe()

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -120,7 +121,7 @@ def status(
                 row["fingerprint"][:8],
                 seconds,
                 failed,
-                row["detail"],
+                escape(row["detail"]),
             )
         out.print(table)
 
@@ -141,11 +142,15 @@ def why(
             if as_json:
                 print(json.dumps(answer))
                 continue
-            out.print(f"[bold]{answer['step']}[/bold] {answer['fingerprint'][:8]}: {answer['verdict']}")
+            out.print(
+                f"[bold]{answer['step']}[/bold] {answer['fingerprint'][:8]}: {escape(answer['verdict'])}",
+                soft_wrap=True,
+            )
             for difference in answer["differences"]:
                 out.print(
                     f"  {difference['kind']} {difference['field']}: {difference['old']!r} -> {difference['new']!r}",
                     markup=False,
+                    soft_wrap=True,
                 )
             if answer["cost"]:
                 out.print(f"  rerun: {answer['cost']}")
@@ -164,7 +169,7 @@ def doctor(as_json: JsonOption = False) -> None:
             mark = {"ok": "[green]ok  [/green]", "warning": "[yellow]warn[/yellow]", "broken": "[red]FAIL[/red]"}[
                 finding["state"]
             ]
-            out.print(f"{mark} {finding['what']:<14} {finding['detail']}")
+            out.print(f"{mark} {finding['what']:<14} {escape(finding['detail'])}", soft_wrap=True)
     raise typer.Exit(1 if any(finding["state"] == "broken" for finding in findings) else 0)
 
 
@@ -175,7 +180,7 @@ def configs() -> None:
 
     for name, path in shipped_configs().items():
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        out.print(f"{name:<24} {first}", markup=False)
+        out.print(f"{name:<24} {first}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -221,7 +226,7 @@ def search(
             return
         table = Table("rank", "similarity", "clip", "file", box=None)
         for rank, hit in enumerate(hits, 1):
-            table.add_row(str(rank), f"{hit['similarity']:.3f}", hit["clip_id"], hit["media"])
+            table.add_row(str(rank), f"{hit['similarity']:.3f}", escape(hit["clip_id"]), escape(hit["media"]))
         out.print(table)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of tables and bars.")]
 PlainOption = Annotated[bool, typer.Option("--no-orchestrator", help="Run the plain functions, without Prefect.")]
 DEFAULT_WORKSPACE = Path("workspace")
+STOPPED = "stopped; what was committed stays, the same command goes on from there"
 
 
 @app.command()
@@ -244,13 +246,26 @@ def clear_errors():
         err.print(f"{error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        err.print("stopped; what was committed stays, the same command goes on from there")
-        raise typer.Exit(130) from None
+        err.print(STOPPED)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGTERM:
+            err.print(STOPPED)
+        raise
 
 
 def main() -> None:
     """Entry point of the ``regionvlp`` command."""
+    signal.signal(signal.SIGTERM, _end)
     app(prog_name="regionvlp")
+
+
+def _end(number: int, _frame: object) -> None:
+    """SIGTERM (a scheduler, a closing container) unwinds as Ctrl-C does.
+
+    By default the process would die on the spot: its temporary Prefect server lived on (measured) and training wrote no checkpoint.
+    """
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

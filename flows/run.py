@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import time
 import traceback
 from pathlib import Path
@@ -17,11 +18,12 @@ from flows.progress import JsonProgress, Progress, TerminalProgress
 from storage.artifact import Workspace
 
 # Settings regionvlp needs of Prefect where the user has set nothing: no call home, no cache by surprise, heartbeats that let
-# an automation notice a dead run.
+# an automation notice a dead run, time for a temporary server to make its database on a busy machine (seconds; 20 by default, 15-25 seen).
 PREFECT_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
 }
 console = Console(stderr=True, highlight=False)
@@ -105,6 +107,7 @@ def _with_prefect(config: PipelineConfig, place: Workspace, listener: Progress, 
     from flows.tasks import listening
 
     try:
+        _start_temporary_server()
         with listening(listener):
             pipeline(config, workspace=str(place.root), **selection)
     except RuntimeError as error:
@@ -113,6 +116,24 @@ def _with_prefect(config: PipelineConfig, place: Workspace, listener: Progress, 
                 f"{error}: start that Prefect server, unset PREFECT_API_URL to use a temporary one, or add --no-orchestrator"
             ) from error
         raise
+
+
+def _start_temporary_server() -> None:
+    """Start the server Prefect would start by itself, deaf to Ctrl-C, which a terminal sends to it too.
+
+    Measured: the server ended first, Prefect then spent two minutes trying to tell it that the run had stopped, and ended in a traceback.
+    A blocked signal stays blocked in a child, whatever handler it installs. Nothing is started where the user has a server.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url:
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _keep_traceback(place: Workspace, error: Exception) -> None:

@@ -1,4 +1,7 @@
-"""kill -9 in every stage, then the same command again: the payload is byte-equal to that of a run nobody disturbed."""
+"""kill -9 in every stage, Ctrl-C and SIGTERM, then the same command again: the payload is byte-equal to that of a run nobody disturbed."""
+
+import os
+import signal
 
 import pytest
 from pipeline.harness import STEPS, TINY, payloads, without
@@ -31,5 +34,21 @@ def test_kill_under_prefect_and_resume(copy_of_finished, finished, command_line)
     run = ["run", TINY, "--workspace", copy_of_finished, "--json"]
     assert command_line.kill_when(run, lambda e: e.get("step") == "extract-downstream" and e.get("event") == "progress")
     resumed = command_line.run_tiny(copy_of_finished, plain=False)
+    assert resumed.code == 0, resumed.stderr
+    assert payloads(copy_of_finished) == payloads(finished)
+
+
+@pytest.mark.parametrize(("send", "number", "code"), [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
+def test_stop_under_prefect_and_resume(send, number, code, copy_of_finished, finished, command_line):
+    """A terminal sends Ctrl-C to the temporary server too; that must neither delay the end nor fill the screen, and no server may stay."""
+    without(copy_of_finished, "pretrain")
+    with command_line.start("run", TINY, "--workspace", copy_of_finished, "--json") as process:
+        assert any('"step": "pretrain", "event": "progress"' in line for line in process.stdout)
+        send(process.pid, number)
+        _, stderr = process.communicate(timeout=60)  # ends when the pipes close: the server holds them too
+    assert process.returncode == code
+    assert "the same command goes on from there" in stderr
+    assert "Traceback" not in stderr
+    resumed = command_line.run_tiny(copy_of_finished)
     assert resumed.code == 0, resumed.stderr
     assert payloads(copy_of_finished) == payloads(finished)

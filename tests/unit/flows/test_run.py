@@ -39,6 +39,7 @@ def test_a_server_that_does_not_answer(dag_and_config, tmp_path, monkeypatch):
         raise RuntimeError("Failed to reach API at http://127.0.0.1:9/api/")
 
     monkeypatch.setattr("flows.pipeline.pipeline", unreachable)
+    monkeypatch.setattr("flows.run._start_temporary_server", lambda: None)
     with pytest.raises(
         RuntimeError, match=r"127\.0\.0\.1:9.*start that Prefect server, unset PREFECT_API_URL.*--no-orchestrator"
     ):

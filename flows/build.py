@@ -1,8 +1,11 @@
 """Building one step, without Prefect: ask storage whether it is done, otherwise do what is missing and commit."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import pyarrow.compute as pc
 
 from flows.config import ExecutionSection
 from flows.dag import Dag, Step, StepRun
@@ -105,17 +108,16 @@ def check_failures(run: StepRun, parts: PartSet) -> dict[str, int]:
     """
     table = parts.ledger()
     failed = failed_rows(table)
-    reasons: dict[str, int] = {}
-    for row, reason in zip(table["row"].to_pylist(), table["reason"].to_pylist()):
-        if row in failed and reason:
-            reasons[reason] = reasons.get(reason, 0) + 1
+    bad = table.filter(pc.not_equal(table["status"], "ok")).to_pylist()
+    reasons = dict(sorted(Counter(row["reason"] for row in bad).items()))
     share = len(failed) / max(parts.plan.num_rows, 1)
     if share > run.execution.max_failed_fraction:
         raise StageFailedError(
             f"{run.recipe.stage} of {run.recipe.name}: {len(failed)} of {parts.plan.num_rows} clips failed ({reasons}), more than "
-            f"execution.max_failed_fraction={run.execution.max_failed_fraction}; see 'regionvlp status', mend the media or raise it"
+            f"execution.max_failed_fraction={run.execution.max_failed_fraction}; mend the media or raise it. "
+            f"The first: {bad[0]['clip_id']}: {bad[0]['message']}"
         )
-    return dict(sorted(reasons.items()))
+    return reasons
 
 
 def finish(step: Step, run: StepRun) -> Artifact:

@@ -3,9 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from features.corpora.clips import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from flows.config import ConfigError, PipelineConfig, load_config, parse_config, read_tree
-from flows.run import run_config
+from flows.dag import Dag
+from flows.graph import build_dag
+from flows.run import run_config, say
+from flows.status import left_out_clips
 from storage.artifact import Workspace
+
+# Clips left out that are named on a terminal, each on a line.
+MAX_LISTED = 20
 
 
 def embed_own(
@@ -29,7 +36,31 @@ def embed_own(
         model: model step of ``using``; its last fine-tuning, or its pre-training, if None.
     """
     config = own_config(media, captions, name=name, using=using, model=model, overrides=overrides)
+    dag, place = build_dag(config), Workspace(workspace)
+    trained = config.embed[name].model
+    if place.find(dag.steps[trained].recipe) is None:
+        text = f"{trained} of {using} is not done in {workspace}: it is trained first (is --workspace the one you trained in?)"
+        say(as_json, text, event="trained-first", step=trained)
     run_config(config, workspace, until=f"embed-{name}", as_json=as_json, plain=plain)
+    _say_what_is_searchable(dag, place, name, as_json=as_json)
+
+
+def _say_what_is_searchable(dag: Dag, place: Workspace, name: str, *, as_json: bool) -> None:
+    """How many clips can be found, and each that cannot with the reason: no clip goes missing without a word."""
+    folders = [place.directory(dag.steps[f"{stage}-{name}"].recipe) for stage in ("corpora", "sample", "extract")]
+    left_out = {
+        row["clip_id"]: row for folder in reversed(folders) for row in left_out_clips(folder)
+    }  # the first stage's reason
+    store = place.find(dag.steps[f"embed-{name}"].recipe)
+    count = store.facts["num_clips"]
+    clips = [{key: row[key] for key in ("clip_id", "reason", "message")} for row in left_out.values()]
+    text = f"{count} clips are searchable: regionvlp search 'what to look for' --name {name} --workspace {place.root}"
+    say(as_json, text, event="searchable", name=name, clips=count, left_out=clips)
+    if not as_json:
+        for clip in clips[:MAX_LISTED]:
+            say(as_json, f"  left out {clip['clip_id']} ({clip['reason']}): {clip['message']}")
+        if len(clips) > MAX_LISTED:
+            say(as_json, f"  left out {len(clips) - MAX_LISTED} more; --json lists all")
 
 
 def own_config(
@@ -37,13 +68,12 @@ def own_config(
 ) -> PipelineConfig:
     """The configuration ``using`` with one corpus and one searchable store added."""
     base = load_config(using, overrides)
-    if name in base.corpora:
-        raise ConfigError(f"--name {name!r} is a corpus of {using} already; choose another name")
-    if not media.exists():
-        raise ConfigError(f"{media}: no such file or folder")
+    if name in base.corpora or name in base.embed:
+        raise ConfigError(f"--name {name!r} is a corpus or a searchable store of {using} already; choose another name")
+    _require_readable(media, captions)
     step = model or ([f"finetune-{task}" for task in base.finetune] or ["pretrain"])[-1]
     # The new corpus is sampled like the one the model was trained on: as many frames as it expects.
-    section = base.finetune[step.removeprefix("finetune-")] if step.startswith("finetune-") else base.pretrain
+    section = base.finetune.get(step.removeprefix("finetune-")) if step.startswith("finetune-") else base.pretrain
     sampling = base.corpora[section.corpora[0]].sampling if section else next(iter(base.corpora.values())).sampling
     tree = read_tree(using)
     tree.setdefault("corpora", {})[name] = {
@@ -52,6 +82,16 @@ def own_config(
     }
     tree.setdefault("embed", {})[name] = {"corpus": name, "model": step}
     return parse_config(tree, overrides, source=f"{using} + {media}")
+
+
+def _require_readable(media: Path, captions: Path | None) -> None:
+    for path in (media, captions):
+        if path is not None and not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+    if media.suffix.lower() in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS and media.is_file():
+        raise ConfigError(f"{media}: is one clip; give the folder it is in, or a CSV or JSONL that lists clips")
+    if captions is not None and not media.is_dir():
+        raise ConfigError(f"{media}: with --captions the first argument must be the folder of the clips")
 
 
 def _corpus(media: Path, captions: Path | None) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def run_config(
     dag.require_inputs(selected, place)
     done = done_steps(dag, selected, place)
     if len(done) == len(selected):
-        _say(as_json, f"nothing to do: all {len(selected)} steps are done", event="nothing-to-do", steps=len(selected))
+        say(as_json, f"nothing to do: all {len(selected)} steps are done", event="nothing-to-do", steps=len(selected))
     else:
         listener: Progress = JsonProgress() if as_json else TerminalProgress()
         _go(
@@ -75,7 +75,7 @@ def run_config(
             selection={"start": start, "only": only, "until": until},
         )
         seconds = time.monotonic() - began
-        _say(
+        say(
             as_json, f"finished {len(selected) - len(done)} steps in {seconds:.0f} s ({len(done)} were done before)",
             event="finished", seconds=round(seconds, 1),
         )  # fmt: skip
@@ -154,13 +154,14 @@ def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bo
             recalls = "  ".join(f"{key} {scores['t2v'][key]:.1f} %" for key in ("R@1", "R@5", "R@10"))
             text = f"{name}: text to video {recalls}  MedR {scores['t2v']['MedR']:.0f}"
             text += f"  ({scores['num_captions']} captions, {scores['num_clips']} clips)"
-            _say(as_json, text, event="scores", step=name, scores=scores)
+            say(as_json, text, event="scores", step=name, scores=scores)
         if step.stage == "report":
             path = artifact.file("report.html")
-            _say(as_json, f"report: {path}", event="report", path=str(path))
+            say(as_json, f"report: {path}", event="report", path=str(path))
 
 
-def _say(as_json: bool, text: str, **fields) -> None:
+def say(as_json: bool, text: str, **fields) -> None:
+    """One line for people on standard error, or one JSON object of the fields on standard output."""
     if as_json:
         print(json.dumps(fields), flush=True)
     else:

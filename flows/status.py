@@ -1,14 +1,17 @@
 """What is done, what is not and why: answers that read storage alone."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import pyarrow.compute as pc
 
 from flows.build import work_seconds
 from flows.config import load_config
 from flows.dag import Dag, Step
 from flows.graph import build_dag
 from storage.artifact import Workspace
-from storage.ledger import failed_rows, read_ledger
+from storage.ledger import read_ledger
 
 
 def step_states(source: str, workspace: Path, overrides: list[str]) -> list[dict[str, Any]]:
@@ -31,14 +34,14 @@ def _state(place: Workspace, step: Step) -> dict[str, Any]:
 
 def failures(directory: Path) -> dict[str, int]:
     """Failed or left-out clips by reason code, from the ledgers of one artifact."""
-    counts: dict[str, int] = {}
-    for path in [*sorted(directory.glob("ledger.parquet")), *sorted(directory.glob("ledger/*.parquet"))]:
-        table = read_ledger(path)
-        bad = failed_rows(table)
-        for row, status, reason in zip(*(table[c].to_pylist() for c in ("row", "status", "reason"))):
-            if reason and (row in bad or status != "ok"):
-                counts[reason] = counts.get(reason, 0) + 1
-    return dict(sorted(counts.items()))
+    return dict(sorted(Counter(row["reason"] for row in left_out_clips(directory)).items()))
+
+
+def left_out_clips(directory: Path) -> list[dict[str, Any]]:
+    """Ledger rows of one artifact's clips that failed or were left out."""
+    paths = [*sorted(directory.glob("ledger.parquet")), *sorted(directory.glob("ledger/*.parquet"))]
+    tables = [read_ledger(path) for path in paths]
+    return [row for table in tables for row in table.filter(pc.not_equal(table["status"], "ok")).to_pylist()]
 
 
 def explain(word: str, source: str, workspace: Path, overrides: list[str]) -> list[dict[str, Any]]:

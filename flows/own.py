@@ -1,5 +1,6 @@
 """One's own clips: from a folder or a list of files to a store that is searched with text."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from flows.graph import build_dag
 from flows.run import run_config, say
 from flows.status import left_out_clips
 from storage.artifact import Workspace
+from storage.errors import DamagedStoreError
 
 # Clips left out that are named on a terminal, each on a line.
 MAX_LISTED = 20
@@ -54,7 +56,7 @@ def _say_what_is_searchable(dag: Dag, place: Workspace, name: str, *, as_json: b
     store = place.find(dag.steps[f"embed-{name}"].recipe)
     count = store.facts["num_clips"]
     clips = [{key: row[key] for key in ("clip_id", "reason", "message")} for row in left_out.values()]
-    text = f"{count} clips are searchable: regionvlp search 'what to look for' --name {name} --workspace {place.root}"
+    text = f"{count} clips are searchable: regionvlp search 'what to look for' --name {name} --workspace {shlex.quote(str(place.root))}"
     say(as_json, text, event="searchable", name=name, clips=count, left_out=clips)
     if not as_json:
         for clip in clips[:MAX_LISTED]:
@@ -107,6 +109,7 @@ def search_own(query: str, *, name: str, workspace: Path, top: int) -> list[dict
 
     Raises:
         ConfigError: no such store, or an empty query.
+        DamagedStoreError: a file of the store is missing or has another size.
     """
     if not query.strip():
         raise ConfigError("the query is empty; say what to look for")
@@ -122,4 +125,9 @@ def search_own(query: str, *, name: str, workspace: Path, top: int) -> list[dict
     from vlp.tasks.retrieval import search
 
     newest = max(found, key=lambda artifact: artifact.record["finished"])
+    problem = newest.problem()
+    if problem is not None:
+        raise DamagedStoreError(
+            f"{newest.stage}/{newest.path.name}: {problem}; run the command that made it again, it is mended"
+        )
     return search(newest.path, query, top_k=top)

@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,7 +16,8 @@ from flows.config import PipelineConfig, load_config
 from flows.dag import Dag
 from flows.graph import build_dag
 from flows.progress import JsonProgress, Progress, TerminalProgress
-from storage.artifact import Workspace
+from storage.artifact import Artifact, Workspace
+from storage.errors import DamagedStoreError
 
 # Settings regionvlp needs of Prefect where the user has set nothing: no call home, no cache by surprise, heartbeats that let
 # an automation notice a dead run, time for a temporary server to make its database on a busy machine (seconds; 20 by default, 15-25 seen).
@@ -150,7 +152,7 @@ def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bo
         if artifact is None:
             continue
         if step.stage == "evaluate":
-            scores = json.loads(artifact.file("metrics.json").read_text(encoding="utf-8"))
+            scores = _scores(artifact)
             recalls = "  ".join(f"{key} {scores['t2v'][key]:.1f} %" for key in ("R@1", "R@5", "R@10"))
             text = f"{name}: text to video {recalls}  MedR {scores['t2v']['MedR']:.0f}"
             text += f"  ({scores['num_captions']} captions, {scores['num_clips']} clips)"
@@ -158,6 +160,16 @@ def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bo
         if step.stage == "report":
             path = artifact.file("report.html")
             say(as_json, f"report: {path}", event="report", path=str(path))
+
+
+def _scores(artifact: Artifact) -> dict[str, Any]:
+    path = artifact.file("metrics.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedStoreError(
+            f"{path}: not JSON ({error}); delete the file and run again, only it is remade"
+        ) from error
 
 
 def say(as_json: bool, text: str, **fields) -> None:

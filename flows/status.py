@@ -11,6 +11,7 @@ from flows.config import load_config
 from flows.dag import Dag, Step
 from flows.graph import build_dag
 from storage.artifact import Workspace
+from storage.errors import DamagedStoreError
 from storage.ledger import read_ledger
 
 
@@ -22,13 +23,18 @@ def step_states(source: str, workspace: Path, overrides: list[str]) -> list[dict
 
 def _state(place: Workspace, step: Step) -> dict[str, Any]:
     state, artifact = place.state(step.recipe), place.find(step.recipe)
+    detail = "" if str(state.status) in ("done", "absent") else state.detail
+    try:
+        failed = failures(place.directory(step.recipe))
+    except DamagedStoreError as error:  # status is what one looks at when something is damaged: it must not stop there
+        failed, detail = {}, detail or str(error)
     return {
         "step": step.name,
         "state": str(state.status),
         "fingerprint": step.recipe.fingerprint,
         "seconds": work_seconds(artifact) if artifact else None,
-        "failed": failures(place.directory(step.recipe)),
-        "detail": "" if str(state.status) in ("done", "absent") else state.detail,
+        "failed": failed,
+        "detail": detail,
     }
 
 

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("media_bytes", pa.int64(), nullable=False),
     ]
 )
+_REMAKE = "delete the file and run the corpora stage again, it remakes it"
 _ROWS_PER_GROUP = 65_536  # rows; fixed, so that the bytes do not depend on the machine
 
 
@@ -121,11 +122,11 @@ class Manifest:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
-            raise DamagedStoreError(f"manifest {name}: not readable as Parquet ({error}); remake it") from error
+            raise DamagedStoreError(f"manifest {name}: not readable as Parquet ({error}); {_REMAKE}") from error
         if not table.schema.equals(SCHEMA):
             raise DamagedStoreError(f"manifest {name}: columns are {table.schema.names}, expected {SCHEMA.names}")
         if pc.count_distinct(table["clip_id"]).as_py() != len(table):
-            raise DamagedStoreError(f"manifest {name}: clip ids are not unique; remake it")
+            raise DamagedStoreError(f"manifest {name}: clip ids are not unique; {_REMAKE}")
         return cls(table.combine_chunks(), digest_file(path))
 
     def __len__(self) -> int:

@@ -138,6 +138,32 @@ def test_a_truncated_zarr_shard_is_noticed_and_only_its_part_remade(copy_of_fini
     assert payloads(copy_of_finished) == payloads(finished)
 
 
+def test_what_reads_a_damaged_workspace_says_so(copy_of_finished, command_line):
+    """status shows the damage, search refuses the store, and a run names the file: none of them ends in a traceback."""
+    dag, place = build_dag(load_config(TINY)), Workspace(copy_of_finished)
+
+    def file(step, name):
+        return place.directory(dag.steps[step].recipe) / name
+
+    os.truncate(file("sample-downstream", "ledger/000000.parquet"), 1)
+    os.truncate(file("embed-library", "embeddings.safetensors"), 100)
+    status = command_line("status", TINY, "--workspace", copy_of_finished, "--json")
+    assert {row["step"] for row in status.events if row["state"] == "damaged"} == {"sample-downstream", "embed-library"}
+    search = command_line("search", "a circle", "--name", "library", "--workspace", copy_of_finished)
+    assert search.code == 1
+    assert "embeddings.safetensors has 100 bytes where its record says" in search.stderr
+    assert command_line.run_tiny(copy_of_finished).built() == ["sample-downstream", "embed-library"]
+
+    scores = file("evaluate-retrieval", "metrics.json")
+    scores.write_bytes(b"x" * scores.stat().st_size)  # of the right size: only reading it tells
+    told = command_line.run_tiny(copy_of_finished)
+    assert told.code == 1
+    assert "metrics.json: not JSON" in told.stderr
+    assert "delete the file and run again" in told.stderr
+    scores.unlink()
+    assert command_line.run_tiny(copy_of_finished).built() == ["evaluate-retrieval"]
+
+
 def test_full_disk(command_line, tmp_path, finished):
     """A file system of about one megabyte: the run stops with a clear error; with room again, it goes on from where it was."""
     disk = tmp_path / "disk"

@@ -119,7 +119,12 @@ class ExecutionSection(Section):
     """Where and how work runs: nothing here changes a result, nothing here is identity."""
 
     workers: int = Field(2, ge=1, description="Decoding processes.", json_schema_extra=PLACEMENT)
-    device: str = Field("auto", description="'cpu', 'cuda', 'cuda:N' or 'auto'.", json_schema_extra=PLACEMENT)
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="'cpu', 'cuda', 'cuda:N' or 'auto'.",
+        json_schema_extra=PLACEMENT,
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of extraction; all cores if null.", json_schema_extra=PLACEMENT
     )

@@ -154,7 +154,7 @@ def _say_results(dag: Dag, place: Workspace, selected: list[str], *, as_json: bo
         if step.stage == "evaluate":
             scores = _scores(artifact)
             recalls = "  ".join(f"{key} {scores['t2v'][key]:.1f} %" for key in ("R@1", "R@5", "R@10"))
-            text = f"{name}: text to video {recalls}  MedR {scores['t2v']['MedR']:.0f}"
+            text = f"{name}: text to video {recalls}  MedR {scores['t2v']['MedR']:g}"
             text += f"  ({scores['num_captions']} captions, {scores['num_clips']} clips)"
             say(as_json, text, event="scores", step=name, scores=scores)
         if step.stage == "report":

@@ -22,6 +22,8 @@ def step(name: str, config: PipelineConfig, corpora: Step, sample: Step, trained
     if trained is not None:
         inputs["detector"], needs["detector"] = trained.recipe.fingerprint, trained.name
     else:
+        if not config.detector.weights.is_file():
+            raise FileNotFoundError(f"detector.weights: no file at {config.detector.weights}")
         inputs["weights"] = digest_file(config.detector.weights)
     settings = {
         "detector": identity(config.detector.model),

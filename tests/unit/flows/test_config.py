@@ -4,6 +4,7 @@ import pytest
 
 from flows.cli import SetOption
 from flows.config import ConfigError, load_config, parse_config, shipped_configs
+from flows.graph import build_dag
 from storage.fingerprint import identity
 
 
@@ -85,6 +86,19 @@ def test_the_override_that_the_help_gives_as_an_example_works():
     example = str(caught.value).rpartition("for example ")[2]
     assert example in SetOption.__metadata__[0].help
     load_config("demo", [example])
+
+
+def test_a_device_that_torch_does_not_know_is_refused_before_anything_runs():
+    for device in ("auto", "cpu", "cuda", "cuda:1"):
+        assert parse_config(minimal(), [f"execution.device={device}"], source="t").execution.device == device
+    with pytest.raises(ConfigError, match=r"execution\.device"):
+        parse_config(minimal(), ["execution.device=gpu"], source="t")
+
+
+def test_weights_that_are_not_there_are_named_with_their_field():
+    tree = minimal() | {"detector": {"model": {"preset": "demo"}, "weights": "nope.safetensors"}}
+    with pytest.raises(FileNotFoundError, match=r"detector\.weights: no file at nope\.safetensors"):
+        build_dag(parse_config(tree, [], source="t"))
 
 
 def test_names_become_folders_so_they_are_restricted():

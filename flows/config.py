@@ -53,6 +53,11 @@ class DetectorTraining(Section):
     max_clips: int | None = Field(
         None, ge=1, description="At most this many clips of the split, the first ones; all if null."
     )
+    num_threads: int = Field(
+        1,
+        ge=1,
+        description="CPU threads of training (count); identity, since they decide the order of sums and so the weights.",
+    )
     training: DetectorTrainingConfig = Field(default_factory=DetectorTrainingConfig, description="Steps, batch, rate.")
 
 
@@ -126,7 +131,7 @@ class ExecutionSection(Section):
         json_schema_extra=PLACEMENT,
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of extraction; all cores if null.", json_schema_extra=PLACEMENT
+        None, ge=1, description="CPU threads of extraction (count); all cores if null.", json_schema_extra=PLACEMENT
     )
     shards_per_lane: int = Field(
         200, ge=1, description="Shards one Prefect task works through.", json_schema_extra=PLACEMENT

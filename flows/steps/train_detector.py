@@ -52,7 +52,7 @@ def _train(run: StepRun, config: PipelineConfig) -> dict[str, Any]:
 
     section = config.detector.train
     model = config.detector.model.model_copy(update={"device": choose_device(run.execution.device)})
-    use_threads(run.execution.threads)
+    use_threads(section.num_threads)
     total = section.training.steps
     log = run.directory / "logs" / "losses.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,8 @@ def test_two_runs_in_two_places_make_the_same_bytes(finished, command_line, tmp_
         ("finetune.retrieval.train.seed=5", {"finetune-retrieval", "evaluate-retrieval", "embed-library", "report"}),
         ("pretrain.train.optimizer.lr=0.002", set(STEPS[7:])),
         ("detector.model.max_regions=5", set(STEPS[4:])),
+        ("detector.train.num_threads=2", set(STEPS[4:])),
+        ("execution.threads=2", set()),
         ("corpora.pretrain.sampling.jpeg_quality=80", set(STEPS[4:]) | {"sample-pretrain"}),
         ("corpora.downstream.corpus.seed=13", set(STEPS) - {"corpora-pretrain", "sample-pretrain"}),
         ("execution.workers=7", set()),

@@ -38,6 +38,15 @@ def test_kill_under_prefect_and_resume(copy_of_finished, finished, command_line)
     assert payloads(copy_of_finished) == payloads(finished)
 
 
+@pytest.fixture
+def listening_to_ctrl_c():
+    """A shell starts background jobs deaf to Ctrl-C, and what these tests start would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
 @pytest.mark.parametrize(("send", "number", "code"), [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
 def test_stop_under_prefect_and_resume(send, number, code, copy_of_finished, finished, command_line):
     """A terminal sends Ctrl-C to the temporary server too; that must neither delay the end nor fill the screen, and no server may stay."""

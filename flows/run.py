@@ -20,7 +20,7 @@ from storage.artifact import Artifact, Workspace
 from storage.errors import DamagedStoreError
 
 # Settings regionvlp needs of Prefect where the user has set nothing: no call home, no cache by surprise, heartbeats that let
-# an automation notice a dead run, time for a temporary server to make its database on a busy machine (seconds; 20 by default, 15-25 seen).
+# an automation notice a dead run, time for a temporary server to make its database on a busy machine (seconds; 20 by default).
 PREFECT_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",
